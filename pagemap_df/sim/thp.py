@@ -1,0 +1,157 @@
+"""Transparent huge pages of anonymous memory (``mm/huge_memory.c``).
+
+A fault in an aligned 2 MiB that lies inside one mapping and has no page table yet is answered
+with a huge page, if policy wants it: written, with a folio of 512 frames; read, with the
+huge zero page. Both are mapped by PMD. Whatever touches only part of it (a shared page
+written to, a partial unmap) splits the PMD mapping into 512 entries; the folio stays large.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import pagetable as pt
+from .hardware import BLOCK, EXCLUSIVE, FRESH_ANON, SWAPCACHE, THP, Pfns
+from .kernel import Kernel
+from .vma import HUGEPAGE, NOHUGEPAGE, WRITE, AddressSpace, Vma
+
+
+def allowed(kernel: Kernel, vma: Vma) -> bool:
+    """Whether policy gives `vma` huge pages at a fault (``thp_vma_allowable_order``)."""
+    if not vma.anonymous or vma.name or vma.has(NOHUGEPAGE) or kernel.knobs.thp == "never":
+        return False
+    return kernel.knobs.thp == "always" or vma.has(HUGEPAGE)
+
+
+def whole_blocks(first: int, stop: int) -> range:
+    """Numbers of the aligned blocks of 512 that lie inside a range of pages."""
+    return range(-(-first // BLOCK), stop // BLOCK)
+
+
+def fault(kernel: Kernel, space: AddressSpace, vma: Vma, pages: range, *, write: bool) -> None:
+    """Answer the faults of `pages` that may be answered by huge pages."""
+    inside = whole_blocks(vma.first, vma.stop)
+    low = max(inside.start, pages.start // BLOCK)
+    high = min(inside.stop, pages[-1] // BLOCK + 1)
+    for number in range(low, high):
+        if number in space.table.leaves or not _touched(pages, number):
+            continue
+        kernel.anon_prepare(space, vma)
+        if write:
+            if not _map_new(kernel, space, vma, number):
+                return
+        elif kernel.knobs.zero_huge:
+            map_huge_zero(kernel, space, number)
+
+
+def _touched(pages: range, number: int) -> bool:
+    first = max(pages.start, number * BLOCK)
+    first += -(first - pages.start) % pages.step
+    return first < min(pages.stop, (number + 1) * BLOCK)
+
+
+def _map_new(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> bool:
+    """Map a new huge page; False if no 512 frames hang together, or the cgroup has no room."""
+    group = kernel.cgroups[space.cgroup]
+    if group.limit is not None and group.used + BLOCK > group.limit:
+        return False
+    pfns = kernel.frames.alloc_block(FRESH_ANON | EXCLUSIVE | THP)
+    if pfns is None:
+        return False
+    kernel.charge(pfns, space.cgroup)
+    kernel.anon_prepare(space, vma)
+    bits = pt.PRESENT | pt.PMD | pt.YOUNG | pt.DIRTY | _writable(vma)
+    map_block(kernel, space, number, pfns, bits)
+    return True
+
+
+def map_block(
+    kernel: Kernel, space: AddressSpace, number: int, pfns: Pfns, bits: np.uint64
+) -> None:
+    """Let the PMD slot `number` map 512 frames."""
+    space.table.ensure(number * BLOCK, (number + 1) * BLOCK)
+    leaf = space.table.leaf(number * BLOCK)
+    assert leaf is not None
+    leaf[:] = pfns.view(np.uint64) | bits
+    if not bits & pt.SPECIAL:
+        kernel.map(pfns)
+
+
+def map_huge_zero(kernel: Kernel, space: AddressSpace, number: int) -> None:
+    """Map the huge zero page, if there is room for one."""
+    head = kernel.huge_zero()
+    if head >= 0:
+        bits = pt.PRESENT | pt.PMD | pt.SPECIAL | pt.YOUNG
+        map_block(kernel, space, number, head + np.arange(BLOCK), bits)
+
+
+def _writable(vma: Vma) -> np.uint64:
+    return pt.WRITE if vma.has(WRITE) else pt.NONE
+
+
+def write_protected(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> None:
+    """A write to a PMD mapping that forbids it (``do_huge_pmd_wp_page``).
+
+    An exclusive page, or one with no other reference, is written in place. The huge zero page
+    gives way to a new huge page. Else the PMD is split, and single pages are copied.
+    """
+    leaf = space.table.leaf(page)
+    assert leaf is not None
+    frames = kernel.frames
+    if leaf[0] & pt.SPECIAL:
+        leaf[:] = pt.NONE
+        del space.table.leaves[page // BLOCK]
+        if not _map_new(kernel, space, vma, page // BLOCK):
+            space.table.ensure(page, page + 1)
+        return
+    pfns = pt.frame(leaf)
+    head = int(pfns[0])
+    alone = not frames.flags[head] & SWAPCACHE and bool((frames.mapcount[pfns] == 1).all())
+    if frames.flags[head] & EXCLUSIVE or alone:
+        frames.flags[pfns] |= EXCLUSIVE
+        leaf |= pt.WRITE | pt.DIRTY
+    else:
+        space.table.split_leaf(leaf)
+
+
+def owned_alone(kernel: Kernel, space: AddressSpace, page: int, pfn: int) -> bool:
+    """Whether all mappings of the large folio of `pfn`, mapped at `page`, are in `space`.
+
+    ``__wp_can_reuse_large_anon_folio``; the folio was mapped in one piece, so that its other
+    pages are found at most a page table away.
+    """
+    head = pfn // BLOCK * BLOCK
+    frames = kernel.frames
+    if frames.flags[head] & SWAPCACHE:
+        return False
+    start = page - (pfn - head)
+    ours = space.table.read(max(start, 0), start + BLOCK)
+    mine = int((pt.mapped(ours) & (pt.frame(ours) // BLOCK == head // BLOCK)).sum())
+    return mine == int(frames.mapcount[head : head + BLOCK].sum())
+
+
+def collapse(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> bool | None:
+    """Gather 512 pages into a new huge page (``collapse_huge_page``, MADV_COLLAPSE).
+
+    Pages that are absent become zeroes; swapped ones must have been brought in. False for a
+    hole without a page table, None if no 512 frames hang together.
+    """
+    first = number * BLOCK
+    old = space.table.leaf(first)
+    if old is None or not old.any() or pt.has(old, pt.ENTRY).any():
+        return False
+    if old[0] & pt.PMD and not old[0] & pt.SPECIAL:
+        return True
+    pfns = kernel.frames.alloc_block(FRESH_ANON | EXCLUSIVE | THP)
+    if pfns is None:
+        return None
+    kernel.charge(pfns, space.cgroup)
+    kernel.anon_prepare(space, vma)
+    counted = pt.mapped(old)
+    gone = pt.frame(old[counted])
+    kernel.frames.content[pfns[counted]] = kernel.frames.content[gone]
+    bits = pt.PRESENT | pt.PMD | pt.YOUNG | pt.DIRTY | _writable(vma)
+    old[:] = pfns.view(np.uint64) | bits
+    kernel.map(pfns)
+    kernel.unmap(gone)
+    return True
