@@ -1,0 +1,90 @@
+"""What the model cannot know of the kernel: declared, with the reason, and never a tolerance.
+
+A `Rule` takes words out of the comparison. Nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Words that are not compared.
+
+    Attributes
+    ----------
+    name : str
+    reason : str
+        Why the model cannot know them.
+    blanks : tuple of str
+        The words: columns of ``pages`` and ``vmas``; empty if it is something that the two
+        sides do not show, or that is done to both alike.
+    after : str
+        The operation from which on they are not compared; empty for from the start.
+    """
+
+    name: str
+    reason: str
+    blanks: tuple[str, ...] = ()
+    after: str = ""
+
+
+RULES = (
+    Rule(
+        "accessed",
+        "Referenced adds to the accessed bits of entries those of folios (PG_referenced), which "
+        "the kernel sets and clears along its LRU lists: on populating, unmapping, ageing.",
+        ("smaps_referenced",),
+    ),
+    Rule(
+        "victims",
+        "Which pages memory pressure takes depends on the history of LRU lists: after `reclaim` "
+        "the model is told which mapped pages and which cached pages of files are gone, and all "
+        "that follows is compared, but not which of several swap areas was whose turn. Pages of "
+        "shmem that nobody maps say nothing of themselves.",
+        ("smaps_swap", "swap_type"),
+        after="reclaim",
+    ),
+    Rule(
+        "limit",
+        "Whose pages go when a cgroup reaches its limit is as unknown, and real processes have "
+        "pages of their own in it: only limits that are not reached can be compared.",
+    ),
+    Rule(
+        "names",
+        "Page frame numbers, swap offsets, inodes and devices are compared by who shares them.",
+        ("pfn", "swap_offset", "inode", "device"),
+    ),
+    Rule(
+        "placement",
+        "Where a mapping without at= goes: the kernel would put it among those of the real "
+        "program, so it is asked for the place that the model chose.",
+    ),
+    Rule(
+        "batches",
+        "Pages on their way between LRU lists wait in batches of each CPU, and hold references "
+        "and flags there: the batches are drained after each operation, and one CPU does it all.",
+    ),
+    Rule(
+        "background",
+        "khugepaged and ksmd act when they please: khugepaged sleeps, ksmd runs when told to.",
+    ),
+    Rule(
+        "memory",
+        "How much RAM there is: memory SIZE is that of the model alone.",
+    ),
+    Rule(
+        "folios",
+        "Large folios of files: files are written and read in single pages, so that there are none.",
+    ),
+)
+"""Every one of them."""
+
+
+def blanked(done: Container[str]) -> frozenset[str]:
+    """Words that are not compared once the operations `done` were carried out."""
+    return frozenset(
+        word for rule in RULES for word in rule.blanks if not rule.after or rule.after in done
+    )
