@@ -107,7 +107,7 @@ class Gatherer:
             raise ProcessGone(f"{pid}: the process left while it was read")
         still = set(vmas if after == text else proctext.parse_maps(after, f"{pid}/maps"))
         rows["changed"] = [vma not in still for vma in vmas]
-        if self.facts.get("pfns") == "hidden":
+        if self.facts.get("pfns") == "hidden" or self.facts.get("huge_zero_pfn", 0) is None:
             batches = joins.with_zero(self.source, pid, batches)
         if self.huge:
             self._ask_huge(pid, batches)

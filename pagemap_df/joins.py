@@ -127,7 +127,7 @@ def huge(source: Source, pid: int, batches: list[pa.RecordBatch]) -> list[pa.Arr
 
 
 def with_zero(source: Source, pid: int, batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Batches whose zero pages are named so, for a reader who sees no frame numbers.
+    """Batches whose zero pages are named so, for a reader who does not know their frames.
 
     The huge zero page shows bit 61, which the small one never does. Batches come back as
     they are from a source that cannot tell.

@@ -84,9 +84,6 @@ def _scratch_facts(fd: int, release: str) -> dict[str, Any]:
     written, read, untouched, guarded = (int(word) for word in words)
     facts = told_by_scratch(written, read, untouched, guarded if guard else 0, release, page)
     facts["scan"] = scan.available(fd)
-    huge_zero = _huge_zero(fd) if facts["pfns"] == "visible" else None
-    if huge_zero is not None:
-        facts["huge_zero_pfn"] = huge_zero
     return facts
 
 
@@ -175,17 +172,25 @@ def _era(written: int, guarded: int, release: str, page_size: int) -> str:
     return by_release if by_release in ("E5", "E6", "E7") else "E5"
 
 
-def _huge_zero(fd: int) -> int | None:
-    """First frame of the huge zero page, if one was ever made since boot.
-
-    Looking for it takes mapping it; that would make one where nobody has used it yet.
-    """
+def huge_zeros_made() -> int:
+    """How often this kernel has made the huge zero page since boot; it frees it at times."""
     try:
         counters = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^thp_zero_page_alloc (\d+)", counters, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def huge_zero() -> int | None:
+    """First frame of the huge zero page; None where no reader is given one at the moment.
+
+    Looking for it takes mapping it, which makes one where there is none: ask
+    `huge_zeros_made` first.
+    """
+    try:
         size = int((_THP / "hpage_pmd_size").read_text())
     except (OSError, ValueError):
-        return None
-    if not re.search(r"^thp_zero_page_alloc [1-9]", counters, re.MULTILINE):
         return None
     with mmap.mmap(-1, 2 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as scratch:
         try:
@@ -197,17 +202,21 @@ def _huge_zero(fd: int) -> int | None:
         del view
         aligned = -start % size
         scratch[aligned]
-        pages = size // mmap.PAGESIZE
-        words = np.empty(pages, np.uint64)
-        os.preadv(fd, [words.data], (start + aligned) // mmap.PAGESIZE * 8)
+        words = np.empty(size // mmap.PAGESIZE, np.uint64)
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            os.preadv(file.fileno(), [words.data], (start + aligned) // mmap.PAGESIZE * 8)
     return told_by_huge_page(words)
 
 
 def told_by_huge_page(words: Words) -> int | None:
-    """First frame of the huge zero page, if the words of a huge page only read show one."""
+    """First frame of the huge zero page, if the words of a huge page only read show one.
+
+    Where ``use_zero_page`` is off a read is given a huge page of its own, and bit 56 says so.
+    """
     frames = (words & np.uint64(entries.FRAME)).astype(np.int64)
     run = frames[0] != 0 and frames[0] % len(frames) == 0 and np.all(np.diff(frames) == 1)
-    return int(frames[0]) if run else None
+    own = int(words[0]) & entries.FLAGS["exclusive"]
+    return int(frames[0]) if run and not own else None
 
 
 @lru_cache(maxsize=1)

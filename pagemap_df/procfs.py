@@ -69,6 +69,7 @@ class Procfs(Source):
         self._files: dict[str, int] = {}
         self._opening = threading.RLock()
         self._facts: dict[str, Any] = {}
+        self._huge_zeros = 0
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         self._empty_vmas: dict[int, list[proctext.Vma]] = {}
         self.name = os.fspath(root)
@@ -109,9 +110,18 @@ class Procfs(Source):
     # -- the five questions -------------------------------------------------------------
 
     def facts(self) -> Mapping[str, Any]:
-        """See `Source.facts`. For a live kernel, probed at the first call."""
+        """See `Source.facts`. For a live kernel, probed at the first call.
+
+        The huge zero page is looked for again as long as it is not seen, and whenever the
+        kernel has made another one.
+        """
         if not self._facts:
             self._facts = {"source": "live kernel", **probe.kernel_facts()}
+        if self.live and self._facts["pfns"] == "visible":
+            made = probe.huge_zeros_made()
+            if made and (made != self._huge_zeros or self._facts["huge_zero_pfn"] is None):
+                self._huge_zeros = made
+                self._facts["huge_zero_pfn"] = probe.huge_zero()
         return self._facts
 
     def pids(self) -> list[int]:

@@ -40,11 +40,11 @@ class Source(ABC):
 
         ``source`` (what kind this is, for people), ``era``, ``page_size``, ``byte_order``,
         ``release``, ``machine``, ``host``, ``boot_id``, ``pfns`` ("visible" or "hidden"),
-        ``pfns_why``, ``soft_dirty`` (bool), ``zero_pfns`` (list), ``huge_zero_pfn``,
-        ``specials`` (swap type number as text -> kind), ``pmd_size`` (bytes), ``mapcount``
-        ("exact", or "average" under CONFIG_NO_PAGE_MAPCOUNT), ``clock_ticks`` (per second),
-        ``swap_types`` (path as in /proc/swaps -> number), ``complete`` (of a copy: whether
-        every process was copied).
+        ``pfns_why``, ``soft_dirty`` (bool), ``zero_pfns`` (list), ``huge_zero_pfn`` (None:
+        there is one, and the reader was not shown its place), ``specials`` (swap type number
+        as text -> kind), ``pmd_size`` (bytes), ``mapcount`` ("exact", or "average" under
+        CONFIG_NO_PAGE_MAPCOUNT), ``clock_ticks`` (per second), ``swap_types`` (path as in
+        /proc/swaps -> number), ``complete`` (of a copy: whether every process was copied).
         """
 
     @abstractmethod

@@ -25,10 +25,9 @@ from __future__ import annotations
 import numpy as np
 
 from . import pagetable as pt
-from . import thp
+from . import readahead, thp
 from .anonfault import do_anonymous_page, do_swap_page, do_wp_page
 from .filefault import do_cow_fault, do_read_fault, do_shared_fault
-from .filemap import READ_AHEAD
 from .files import DISK, HUGE
 from .hardware import BLOCK, DIRTY, OutOfFrames
 from .hugetlb import fault as hugetlb_fault
@@ -67,7 +66,7 @@ def access(
     most = max(1, min(_CHUNK, limit // 8))
     for vma, part in _split_by_vma(space, good):
         on_disk = vma.file is not None and vma.file.kind == DISK
-        size = max(1, most // READ_AHEAD) if on_disk else most
+        size = max(1, most // readahead.WINDOW) if on_disk else most
         for at in range(0, len(part), size):
             _handle(kernel, space, vma, part[at : at + size], write=write, keep=keep)
             if write and not keep:
@@ -144,7 +143,7 @@ def _handle(
     if thp.allowed(kernel, vma):
         thp.fault(kernel, space, vma, pages, write=write)
     _allocate_tables(space, pages)
-    plenty = len(pages) * (READ_AHEAD + 1) < kernel.frames.free
+    plenty = len(pages) * (readahead.most(vma) + 1) < kernel.frames.free
     if not plenty or kernel.cgroups[space.cgroup].limit is not None:
         _prepare(kernel, space, vma, pages, write=write)
     for fault in _faults(kernel, space, vma, pages, write=write):
@@ -200,7 +199,7 @@ def _need(kernel: Kernel, space: AddressSpace, vma: Vma, pages: range, *, write:
     low, high = vma.file_page(pages[0]), vma.file_page(pages[-1]) + 1
     absent = int((vma.file.cache[low:high] <= 0).sum())
     if vma.file.kind == DISK:
-        absent = min(absent * READ_AHEAD, vma.file.pages)
+        absent = min(absent * readahead.most(vma), vma.file.pages)
     return absent + (unready if write and not vma.shared else out)
 
 

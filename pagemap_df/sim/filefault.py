@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import pagetable as pt
+from . import readahead
 from .filemap import obtain, windows
 from .files import DEVICE, DISK
 from .hardware import DIRTY, EXCLUSIVE, FRESH_ANON, RECLAIM, Bools, Pfns
@@ -39,15 +40,61 @@ def _fault_around(fault: Fault, pages: Pfns, size: int) -> None:
     assert vma.file is not None
     if not len(pages):
         return
-    numbers = pages - vma.first + vma.offset
-    if vma.file.kind == DISK:
-        obtain(fault.kernel, fault.space, vma.file, numbers, vma)
     around = np.unique(windows(vma, pages, size), axis=0)
+    if not _is_cached(fault, vma.file_page(around[0, 0]), vma.file_page(around[-1, 1])):
+        for page in pages.tolist():
+            _read_one(fault, page, size)
+        return
     first, length = around[:, 0], around[:, 1] - around[:, 0]
     inside = np.arange(size) < length[:, None]
-    _map_cached(fault, np.unique((first[:, None] + np.arange(size))[inside]), skip=RECLAIM)
-    obtain(fault.kernel, fault.space, vma.file, numbers, vma)
+    _map_cached(fault, np.unique((first[:, None] + np.arange(size))[inside]))
+    obtain(fault.kernel, fault.space, vma.file, vma.file_page(pages))
     _map_cached(fault, pages)
+
+
+def _is_cached(fault: Fault, first: int, stop: int) -> bool:
+    """Whether all of a range of the file is in memory, or need not be read, and has no mark."""
+    file, flags = fault.vma.file, fault.kernel.frames.flags
+    assert file is not None
+    if file.kind != DISK:
+        return True
+    cached = file.cache[first:stop]
+    return bool((cached > 0).all()) and not (flags[cached - 1] & RECLAIM).any()
+
+
+def _read_one(fault: Fault, page: int, size: int) -> None:
+    """A read fault on a page of a file of which not all is in memory.
+
+    Reading lets go of the mapping, so that the fault starts over and maps what came in.
+    """
+    vma, table = fault.vma, fault.space.table
+    (window,) = windows(vma, np.array([page]), size)
+    for read in (True, False):
+        _map_cached(fault, np.arange(*window), skip=RECLAIM)
+        if table.get(page):
+            return
+        if read:
+            _bring_in(fault, page)
+    _map_cached(fault, np.array([page]))
+
+
+def _bring_in(fault: Fault, page: int) -> None:
+    """See that the page of the file behind `page` is in memory (``filemap_fault``)."""
+    file, number = fault.vma.file, fault.vma.file_page(page)
+    assert file is not None
+    ahead = readahead.hit if file.cache[number] > 0 else readahead.miss
+    ahead(fault.kernel, fault.space, fault.vma, number)
+
+
+def _obtain(fault: Fault, pages: Pfns) -> Pfns:
+    """The frames of file pages that are faulted one by one, without fault-around."""
+    file = fault.vma.file
+    assert file is not None
+    numbers = fault.vma.file_page(pages)
+    if not _is_cached(fault, int(numbers[0]), int(numbers[-1]) + 1):
+        for page in pages.tolist():
+            _bring_in(fault, page)
+    return obtain(fault.kernel, fault.space, file, numbers)
 
 
 def _map_cached(fault: Fault, pages: Pfns, skip: np.uint64 = pt.NONE) -> None:
@@ -60,8 +107,8 @@ def _map_cached(fault: Fault, pages: Pfns, skip: np.uint64 = pt.NONE) -> None:
     bits = pt.PRESENT | pt.YOUNG
     if vma.shared and vma.has(WRITE) and vma.file.shmem:
         bits |= pt.WRITE
-    pages = pages[pages - vma.first + vma.offset < vma.file.pages]
-    cached = vma.file.pfns(pages - vma.first + vma.offset)
+    pages = pages[vma.file_page(pages) < vma.file.pages]
+    cached = vma.file.pfns(vma.file_page(pages))
     usable = (cached >= 0) & ((kernel.frames.flags[cached] & skip) == pt.NONE)
     pages, cached = pages[usable], cached[usable]
     if not len(pages):
@@ -79,8 +126,7 @@ def do_cow_fault(fault: Fault, none: Bools) -> None:
     vma, kernel = fault.vma, fault.kernel
     assert vma.file is not None
     kernel.anon_prepare(fault.space, vma)
-    pages = fault.pages(none) - vma.first + vma.offset
-    originals = obtain(kernel, fault.space, vma.file, pages, vma)
+    originals = _obtain(fault, fault.pages(none))
     pfns = allocate(kernel, fault.space, len(originals), FRESH_ANON | EXCLUSIVE)
     kernel.frames.content[pfns] = kernel.frames.content[originals]
     kernel.frames.mapcount[pfns] = 1
@@ -95,8 +141,7 @@ def do_shared_fault(fault: Fault, none: Bools) -> None:
     """
     vma, kernel = fault.vma, fault.kernel
     assert vma.file is not None
-    pages = fault.pages(none) - vma.first + vma.offset
-    pfns = obtain(kernel, fault.space, vma.file, pages, vma)
+    pfns = _obtain(fault, fault.pages(none))
     kernel.frames.flags[pfns] |= DIRTY
     kernel.map(pfns)
     fault.ptes[none] = pfns.view(np.uint64) | fault.bits()

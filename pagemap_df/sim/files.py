@@ -11,11 +11,25 @@ that asks for one is a SIGBUS, raised above.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .hardware import DIRTY, Bools, Frames, Pfns
 
 DISK, SHMEM, HUGE, DEVICE = "disk", "shmem", "hugetlb", "device"
+
+
+@dataclass
+class ReadAhead:
+    """What was last read ahead of who opened a file (``struct file_ra_state``), in pages.
+
+    The last `ahead` of the `size` pages from `start` on begin with a mark.
+    """
+
+    start: int = 0
+    size: int = 0
+    ahead: int = 0
 
 
 class File:

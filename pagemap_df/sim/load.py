@@ -303,4 +303,6 @@ def _hold_unknown_slots(machine: Machine, swaps: pd.DataFrame) -> None:
         assert area is not None
         missing = (int(row.used) >> PAGE_SHIFT) - area.used
         if missing > 0:
-            area.holders[area.take(missing)] = 1
+            hidden = area.find(missing, missing)
+            area.holders[hidden] = 1
+            area.used += len(hidden)

@@ -7,14 +7,13 @@ hole in the range comes last: what is mapped has been treated by then.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
-from . import ksm, thp
+from . import ksm, readahead, thp
 from . import pagetable as pt
 from .fault import access
-from .filemap import obtain
 from .hardware import (
     ANON,
     BLOCK,
@@ -28,7 +27,7 @@ from .hardware import (
     Pfns,
 )
 from .kernel import Kernel, Signal
-from .mmap import fail, punch
+from .mmap import punch
 from .reclaim import evict, make_room, mlocked, split_folios
 from .vma import (
     DONTCOPY,
@@ -48,6 +47,7 @@ from .vma import (
     WRITE,
     AddressSpace,
     Vma,
+    fail,
 )
 from .zap import unmap_file, zap
 
@@ -161,7 +161,7 @@ def free(part: Part) -> None:
         usable = (flags & KSM) == 0
         usable &= ((flags & (SWAPCACHE | DIRTY)) == 0) | lone
         huge = pt.has(ptes[counted], pt.PMD)
-        usable &= ((flags & LARGE) == 0) | (_whole(pfns) & (lone | ~huge))
+        usable &= ((flags & LARGE) == 0) | (_whole(pfns) & (_whole(pfns, lone) | ~huge))
         kernel.swap.free_swap(pfns[usable])
         lazy = usable & ((frames.flags[pfns] & SWAPCACHE) == 0) & ~np.isin(pfns, mlocked(kernel))
         frames.flags[pfns[lazy]] &= ~(DIRTY | SWAPBACKED)
@@ -169,10 +169,10 @@ def free(part: Part) -> None:
         ptes[counted] &= ~(pt.DIRTY | pt.YOUNG)
 
 
-def _whole(pfns: Pfns) -> Bools:
-    """Which of the frames belong to a block of which all 512 are here."""
-    _, block, count = np.unique(pfns // BLOCK, return_inverse=True, return_counts=True)
-    return np.asarray(count[block] == BLOCK)
+def _whole(pfns: Pfns, which: Bools | None = None) -> Bools:
+    """Which of the frames belong to a block of which all 512 are here, or are so and `which`."""
+    block = np.unique(pfns // BLOCK, return_inverse=True)[1]
+    return np.asarray(np.bincount(block, which)[block] == BLOCK)
 
 
 def pageout(part: Part) -> None:
@@ -180,8 +180,9 @@ def pageout(part: Part) -> None:
     kernel, space, vma, low, high = part
     if vma.has(LOCKED | HUGETLB | SPECIAL):
         raise fail(errno.EINVAL, "locked or special")
+    kept = _drop_lazy_folios(kernel, space, low, high)
     huge = _huge_blocks(space, low, high)
-    _split_lone_folios(kernel, space, low, high, whole=True)
+    _split_lone_folios(kernel, space, low, high, whole=True, but=kept)
     found: list[Pfns] = []
     turns: list[Pfns] = []
     mappings = []
@@ -202,8 +203,36 @@ def pageout(part: Part) -> None:
         evict(kernel, np.concatenate(found)[order], mappings)
 
 
+def _drop_lazy_folios(kernel: Kernel, space: AddressSpace, low: int, high: int) -> set[int]:
+    """Drop lazily freed large folios in one piece (``unmap_huge_pmd_locked``, Linux 6.12).
+
+    One that was written to since stays, and is like any other from the next time on; the block
+    numbers of those.
+    """
+    frames, kept = kernel.frames, set()
+    lazy = LARGE | ANON | SWAPBACKED | SWAPCACHE | DIRTY
+    for page, ptes in list(space.table.runs(low, high)):
+        where = np.flatnonzero(pt.mapped(ptes))
+        pfns = pt.frame(ptes[where])
+        flags = frames.flags[pfns] & lazy
+        lone = (frames.mapcount[pfns] == 1) & (flags > ANON) & ((flags & ~LARGE) == ANON)
+        lone = lone & _whole(pfns, lone)
+        for block in np.unique(pfns[lone] // BLOCK).tolist():
+            at = where[pfns // BLOCK == block]
+            if pt.has(ptes[at], pt.DIRTY).any():
+                frames.flags[block * BLOCK : (block + 1) * BLOCK] |= SWAPBACKED | DIRTY
+                kept.add(block)
+                continue
+            by_pmd, gone = bool(ptes[at[0]] & pt.PMD), pt.frame(ptes[at])
+            ptes[at] = pt.NONE
+            kernel.unmap(gone)
+            if by_pmd:
+                space.table.forget(page + int(at[0]), page + int(at[-1]) + 1)
+    return kept
+
+
 def _huge_blocks(space: AddressSpace, low: int, high: int) -> Pfns:
-    """Numbers of the blocks in range that are mapped by PMD.
+    """Numbers of the blocks that are mapped by PMD and lie in range as a whole.
 
     Once split, the kernel takes their first page first, and the others from the last one on.
     """
@@ -211,13 +240,23 @@ def _huge_blocks(space: AddressSpace, low: int, high: int) -> Pfns:
         (page + np.flatnonzero(pt.has(ptes, pt.PMD))) // BLOCK
         for page, ptes in space.table.runs(low, high)
     ]
-    return np.unique(np.concatenate([np.empty(0, np.int64), *blocks]))
+    found, pages = np.unique(np.concatenate([np.empty(0, np.int64), *blocks]), return_counts=True)
+    return np.asarray(found[pages == BLOCK])
 
 
 def _split_lone_folios(
-    kernel: Kernel, space: AddressSpace, low: int, high: int, *, whole: bool
+    kernel: Kernel,
+    space: AddressSpace,
+    low: int,
+    high: int,
+    *,
+    whole: bool,
+    but: Collection[int] = (),
 ) -> None:
-    """Split large folios that nobody else maps; without `whole`, only those partly in range."""
+    """Split large folios that nobody else maps; without `whole`, only those partly in range.
+
+    Not the blocks `but`.
+    """
     frames = kernel.frames
     lone = []
     for page, ptes in space.table.runs(low, high):
@@ -229,7 +268,7 @@ def _split_lone_folios(
         found, at = np.unique(pfns[large] // BLOCK, return_index=True)
         for block, index in zip(found.tolist(), at.tolist(), strict=True):
             place, pfn = page + int(where[large][index]), int(pfns[large][index])
-            if thp.owned_alone(kernel, space, place, pfn):
+            if block not in but and thp.owned_alone(kernel, space, place, pfn):
                 lone.append(block)
     if lone:
         split_folios(kernel, np.unique(lone) * BLOCK)
@@ -251,10 +290,9 @@ def willneed(part: Part) -> None:
     """Read pages of a file ahead. Swapped ones only go to the swap cache, which nothing shows."""
     kernel, space, vma, low, high = part
     if vma.file is not None and not vma.file.shmem:
-        stop = min(vma.file_page(high), vma.file.pages)
-        pages = np.arange(vma.file_page(low), max(stop, vma.file_page(low)))
-        make_room(kernel, space, len(pages))
-        obtain(kernel, space, vma.file, pages)
+        pages = min(high - low, readahead.MOST)
+        make_room(kernel, space, pages)
+        readahead.read(kernel, space, vma.file, vma.file_page(low), pages)
 
 
 def remove(part: Part) -> None:

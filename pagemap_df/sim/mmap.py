@@ -7,13 +7,12 @@ that make no sense, ENOMEM for ranges with holes, EACCES, EEXIST, EFAULT.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 
 from . import hugetlb
 from . import pagetable as pt
 from .fault import populate
-from .files import HUGE, File
+from .files import HUGE, File, ReadAhead
 from .hardware import BLOCK, EXCLUSIVE
 from .kernel import Kernel
 from .vma import (
@@ -33,13 +32,9 @@ from .vma import (
     WRITE,
     AddressSpace,
     Vma,
+    fail,
 )
 from .zap import forget_tables, unmap_file, zap
-
-
-def fail(code: int, why: str) -> OSError:
-    """The error a system call ends with."""
-    return OSError(code, f"{os.strerror(code)} ({why})")
 
 
 def mmap(
@@ -86,6 +81,7 @@ def mmap(
     vma = Vma(first, first + pages, flags, file, offset if file else first, None, name)
     if file is not None:
         file.users += pages
+        space.opened.setdefault(file.number, ReadAhead())
     space.insert(vma)
     if fill or flags & LOCKED:
         populate(kernel, space, first, first + pages)
@@ -106,18 +102,9 @@ def munmap(kernel: Kernel, space: AddressSpace, first: int, stop: int) -> None:
     """Take a range out of the address space; holes are no error."""
     if first >= stop:
         raise fail(errno.EINVAL, "no pages")
-    _not_inside_huge(space, first, stop)
     for vma in space.remove(first, stop):
         close(kernel, space, vma)
     forget_tables(space, first, stop)
-
-
-def _not_inside_huge(space: AddressSpace, first: int, stop: int) -> None:
-    """Hugetlb mappings are cut at huge pages only."""
-    for page in (first, stop):
-        vma = space.find(page)
-        if vma is not None and vma.has(HUGETLB) and vma.first < page and page % BLOCK:
-            raise fail(errno.EINVAL, "inside a huge page")
 
 
 def close(kernel: Kernel, space: AddressSpace, vma: Vma) -> None:
@@ -168,8 +155,6 @@ def mprotect(kernel: Kernel, space: AddressSpace, first: int, stop: int, access:
     """
     end, locked = space.contiguous(first, stop), []
     if end > first:
-        if any(vma.flags & ACCESS != access for vma in space.overlapping(first, end)):
-            _not_inside_huge(space, first, end)
         locked = [
             (low, high)
             for vma, low, high in space.parts(first, end)

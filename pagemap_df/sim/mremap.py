@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import errno
 
-import numpy as np
-
 from . import ksm
 from .fault import populate
 from .hardware import BLOCK
 from .kernel import Kernel
-from .mmap import fail, munmap
+from .mmap import munmap
+from .pagetable import Ptes
 from .vma import (
     DONTEXPAND,
     HUGETLB,
@@ -23,6 +22,7 @@ from .vma import (
     PFNMAP,
     AddressSpace,
     Vma,
+    fail,
 )
 from .zap import forget_tables
 
@@ -40,6 +40,8 @@ def mremap(
 ) -> int:
     """Give the mapping of `old` pages at `first` a size of `new`: where it is then.
 
+    Of no page, if it is shared, it makes another mapping.
+
     Parameters
     ----------
     fixed : int, optional
@@ -50,9 +52,8 @@ def mremap(
     _check_arguments(first, old, new, fixed, keep=keep)
     if fixed is not None and old == new:
         return _move_all(kernel, space, first, old, fixed, keep=keep)
-    moves = fixed is not None or keep
-    vma, old, new = _checked(space, first, old, new, moves=moves, keep=keep)
-    if moves:
+    vma, old, new = _checked(space, first, old, new, fixed, keep=keep)
+    if fixed is not None or keep:
         return _to(kernel, space, (first, old, new), fixed, keep=keep)
     if new <= old:
         if new < old:
@@ -74,7 +75,7 @@ def _check_arguments(first: int, old: int, new: int, fixed: int | None, *, keep:
 
 
 def _checked(
-    space: AddressSpace, first: int, old: int, new: int, *, moves: bool, keep: bool
+    space: AddressSpace, first: int, old: int, new: int, fixed: int | None, *, keep: bool
 ) -> tuple[Vma, int, int]:
     """The mapping and the sizes, huge pages counted whole (``check_prep_vma``)."""
     vma = space.find(first)
@@ -82,10 +83,12 @@ def _checked(
         raise fail(errno.EFAULT, "nothing is mapped there")
     if vma.has(HUGETLB):
         old, new = (-(-pages // BLOCK) * BLOCK for pages in (old, new))
-        if first % BLOCK or new > old:
+        if first % BLOCK or (fixed or 0) % BLOCK or new > old:
             raise fail(errno.EINVAL, "inside a huge page, or growing one")
-    if not moves and new <= old:
+    if fixed is None and not keep and new <= old:
         return vma, old, new
+    if not old and not vma.shared:
+        raise fail(errno.EINVAL, "only shared memory is mapped once more")
     if keep and vma.has(DONTEXPAND | PFNMAP):
         raise fail(errno.EINVAL, "this mapping may not be left behind")
     if first + min(old, new) > vma.stop or (new > old and first + old > vma.stop):
@@ -103,8 +106,9 @@ def _move_all(
     if not parts or parts[0][0] > first:
         raise fail(errno.EFAULT, "nothing is mapped there")
     for low, high in parts:
-        _, old, new = _checked(space, low, high - low, high - low, moves=True, keep=keep)
-        _to(kernel, space, (low, old, new), to + low - first, keep=keep)
+        target = to + low - first
+        _, old, new = _checked(space, low, high - low, high - low, target, keep=keep)
+        _to(kernel, space, (low, old, new), target, keep=keep)
     return to
 
 
@@ -172,32 +176,43 @@ def _move(
     if twin.anonymous and twin.anon is None:
         twin.offset = to
     locked = vma.has(LOCKED)
-    entries = _take_entries(space, first, first + old, to)
+    moved = _take_tables(space, first, first + old, to)
     space.insert(twin)
     if vma.file is not None:
         vma.file.users += new - (0 if keep else old)
     if keep:
         _leave_behind(space, first, first + old)
-    else:
+    elif old:
         space.remove(first, first + old)
         forget_tables(space, first, first + old)
-    space.table.write(to, entries)
+    for page, entries in moved:
+        space.table.ensure(page, page + len(entries))
+        space.table.write(page, entries)
     if locked and new > old:
         populate(kernel, space, to + old, to + new)
     return to
 
 
-def _take_entries(space: AddressSpace, first: int, stop: int, to: int) -> np.ndarray:
-    """Entries of a range, which is left empty; PMD mappings survive aligned moves only."""
-    space.table.split(first)
-    space.table.split(stop)
-    if (to - first) % BLOCK:
-        for page in range(first // BLOCK * BLOCK, stop, BLOCK):
-            space.table.split(page + 1)
-    entries = space.table.read(first, stop)
-    for _, ptes in space.table.runs(first, stop):
+def _take_tables(space: AddressSpace, first: int, stop: int, to: int) -> list[tuple[int, Ptes]]:
+    """Entries of a range, which is left empty, and the pages they are for now.
+
+    Where the source has a table the target gets one, be it empty. Whole tables, and PMD
+    mappings as such, move to places of the same alignment only (``move_page_tables``).
+    """
+    table = space.table
+    table.split(first)
+    table.split(stop)
+    aligned = (to - first) % BLOCK == 0
+    found = []
+    for page, ptes in table.runs(first, stop):
+        if not aligned:
+            for at in range(page // BLOCK * BLOCK, page + len(ptes), BLOCK):
+                table.split(at + 1)
+        found.append((page - first + to, ptes.copy()))
         ptes[:] = 0
-    return entries
+    if aligned:
+        table.forget(first, stop)
+    return found
 
 
 def _leave_behind(space: AddressSpace, first: int, stop: int) -> None:

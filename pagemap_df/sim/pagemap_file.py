@@ -35,10 +35,9 @@ import numpy as np
 from .. import entries
 from ..entries import Words, layout
 from .hardware import PAGE_SIZE
-from .mmap import fail
 from .pagemap_scan import Scan, scan
 from .process import Process
-from .vma import AddressSpace
+from .vma import AddressSpace, fail
 from .walk import walk
 from .words import fields
 

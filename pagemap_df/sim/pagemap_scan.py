@@ -21,9 +21,8 @@ from ..scan import CATEGORIES
 from . import pagetable as pt
 from .hardware import ANON, PAGE_SIZE
 from .kernel import Kernel
-from .mmap import fail
 from .pagetable import Ptes
-from .vma import HUGETLB, PFNMAP, AddressSpace, Vma
+from .vma import HUGETLB, PFNMAP, AddressSpace, Vma, fail
 
 WP_MATCHING, CHECK_WPASYNC = 1, 2
 _ALL = sum(CATEGORIES.values())

@@ -11,7 +11,7 @@ What can go wrong: system calls of a process that has ended raise `ProcessGone`.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import ProcessGone
@@ -40,6 +40,7 @@ from .vma import (
     WRITE,
     AddressSpace,
     Vma,
+    fail,
 )
 
 if TYPE_CHECKING:
@@ -127,10 +128,10 @@ class Process:
 
     def _touch(self, pages: range, *, write: bool, value: int | None = None) -> str | None:
         kernel, space = self.machine.kernel, self.mm
-        self._grow_stacks(pages)
 
         def touch() -> None:
-            access(kernel, space, pages, write=write, value=value)
+            for some in self._with_stacks(pages):
+                access(kernel, space, some, write=write, value=value)
 
         try:
             self._run(touch)
@@ -138,14 +139,18 @@ class Process:
             self.machine.kill(self, signal.name)
         return self.signal
 
-    def _grow_stacks(self, pages: range) -> None:
-        """Extend mappings that grow down to pages touched below them."""
-        at = 0
+    def _with_stacks(self, pages: range) -> Iterator[range]:
+        """All of `pages` in their order; mappings grow down to those that lie below them."""
+        begin = at = 0
         while at < len(pages):
-            vma = self.mm.find(pages[at]) or self._grown(pages[at])
+            vma = self.mm.find(pages[at])
             if vma is None:
-                return
+                yield pages[begin:at]
+                begin, vma = at, self._grown(pages[at])
+            if vma is None:
+                break
             at = -(-(vma.stop - pages.start) // pages.step)
+        yield pages[begin:]
 
     def _grown(self, page: int) -> Vma | None:
         """The mapping above a hole, grown down to it (``expand_downwards``), if it may."""
@@ -191,7 +196,7 @@ class Process:
         """
         flags = protection(prot) | _MAY
         if growsdown and (shared or huge or file is not None):
-            raise calls.fail(errno.EINVAL, "only private anonymous memory grows down")
+            raise fail(errno.EINVAL, "only private anonymous memory grows down")
         if shared:
             flags |= SHARED | MAYSHARE
             if huge:
@@ -280,5 +285,5 @@ class Process:
         """The mapping at a page; EFAULT if there is none."""
         found = self.mm.find(page)
         if found is None:
-            raise calls.fail(errno.EFAULT, "nothing is mapped there")
+            raise fail(errno.EFAULT, "nothing is mapped there")
         return found

@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import pagetable as pt
+from .files import File
 from .hardware import (
     ANON,
     BLOCK,
@@ -191,10 +192,32 @@ def swap_out(kernel: Kernel, pfns: Pfns, mappings: list[tuple[Ptes, Pfns]]) -> P
     mappings : list
         All entries that map them (and maybe other frames): entries of a run, positions.
     """
-    frames, swap = kernel.frames, kernel.swap
-    again = (frames.flags[pfns] & (SWAPBACKED | DIRTY)) == DIRTY
-    frames.flags[pfns[again]] |= SWAPBACKED
+    flags = kernel.frames.flags
+    again = (flags[pfns] & (SWAPBACKED | DIRTY)) == DIRTY
+    flags[pfns[again]] |= SWAPBACKED
     pfns = pfns[~again]
+    left = [np.empty(0, np.int64)]
+    while len(pfns):
+        count = _at_once(kernel, pfns)
+        left.append(_swap_out(kernel, pfns[:count], mappings))
+        pfns = pfns[count:]
+    return np.concatenate(left)
+
+
+def _at_once(kernel: Kernel, pfns: Pfns) -> int:
+    """How many of the pages can go in one step.
+
+    Where swap is nearly full, a page that needs a slot may take that of one that comes later.
+    """
+    if kernel.swap.has_room(len(pfns)):
+        return len(pfns)
+    kept = (kernel.frames.flags[pfns] & SWAPCACHE) != 0
+    others = np.flatnonzero(kept != kept[0])
+    return int(others[0]) if len(others) else len(pfns)
+
+
+def _swap_out(kernel: Kernel, pfns: Pfns, mappings: list[tuple[Ptes, Pfns]]) -> Pfns:
+    frames, swap = kernel.frames, kernel.swap
     lazy = (frames.flags[pfns] & (SWAPBACKED | DIRTY)) == 0
     kept = (frames.flags[pfns] & SWAPCACHE) != 0
     fresh = pfns[~lazy & ~kept]
@@ -227,6 +250,23 @@ def _leave_entries(kernel: Kernel, ptes: Ptes, where: Pfns) -> None:
     ptes[where] = np.where(held, entries, pt.NONE)
     kernel.swap.hold(frames.index[pfns[held]])
     np.subtract.at(frames.mapcount, pfns, np.int32(1))
+
+
+def write_back(kernel: Kernel, file: File) -> None:
+    """Write a file's dirty pages to disk: clean then, and not writable without a fault.
+
+    ``filemap_write_and_wait``, and ``folio_mkclean`` for the entries that map them.
+    """
+    frames = kernel.frames
+    pages = file.resident(0, file.pages)
+    pfns = file.cache[pages] - 1
+    for _, _, ptes, where in list(kernel.rmap(pfns)):
+        where = where[pt.has(ptes[where], pt.DIRTY | pt.WRITE)]
+        frames.flags[pt.frame(ptes[where[pt.has(ptes[where], pt.DIRTY)]])] |= DIRTY
+        ptes[where] &= ~(pt.DIRTY | pt.WRITE)
+    dirty = (frames.flags[pfns] & DIRTY) != 0
+    file.disk[pages[dirty]] = frames.content[pfns[dirty]]
+    frames.flags[pfns[dirty]] &= ~(DIRTY | RECLAIM)
 
 
 def drop_cache(kernel: Kernel, pfns: Pfns, *, writeback: bool) -> None:

@@ -6,8 +6,10 @@ shared-memory objects), the frame that still or already caches it (the swap cach
 label of the contents.
 
 A slot is in use while it has holders or is cached. Slot 0 is the area's header and bad.
-Slots are handed out onwards from where the last one was, so that one just freed is not used
-again at once; areas of equal priority take turns page by page (``mm/swapfile.c``).
+Slots are handed out onwards from where the last one was, cluster by cluster, so that one just
+freed is not used again at once; areas of equal priority take turns page by page. While more
+than half of swap is in use, slots that only the swap cache still holds are taken from it where
+they are come across (``mm/swapfile.c``).
 
 What can go wrong: no slot is free. Then `SwapDevices.alloc` gives fewer than asked.
 """
@@ -21,6 +23,9 @@ import numpy as np
 from ..entries import swap_frame, swap_offset, swap_type
 from .hardware import DIRTY, SWAPCACHE, Frames, Pfns
 
+CLUSTER = 512
+"""Slots (SWAPFILE_CLUSTER)."""
+TAKEN = -1
 MAX_AREAS = 28
 """Types above are migration entries and markers (Linux 6.18, x86-64 as configured by Debian)."""
 
@@ -44,7 +49,7 @@ class SwapArea:
         self.path, self.kind, self.pages, self.priority = path, kind, pages, priority
         self.holders = np.zeros(pages, np.uint16)
         self.cache = np.zeros(pages, np.int64)
-        """PFN + 1 of the frame in the swap cache, or 0."""
+        """PFN + 1 of the frame in the swap cache, 0 for none, `TAKEN` before it is there."""
         self.content = np.zeros(pages, np.int64)
         self.used = 0
         self._cursor = 1
@@ -54,29 +59,61 @@ class SwapArea:
         """Slots that can be handed out."""
         return self.pages - 1 - self.used
 
-    def take(self, count: int) -> Pfns:
-        """Up to `count` free offsets, onwards from the last one and around."""
+    def find(self, count: int, spare: int) -> Pfns:
+        """Up to `count` offsets to hand out, onwards from the last one and around.
+
+        They are free; in clusters that are not full, slots that only the swap cache holds will
+        do as well, once `spare` free ones have been found, and until the last one is.
+        """
         found: list[Pfns] = []
-        want = min(count, self.free)
-        for first, stop in ((self._cursor, self.pages), (1, self._cursor)):
-            while want and first < stop:
-                window = slice(first, min(stop, first + max(4 * want, 512)))
-                empty = (self.holders[window] == 0) & (self.cache[window] == 0)
-                offsets = np.flatnonzero(empty)[:want] + first
-                found.append(offsets)
-                want -= len(offsets)
-                first = window.stop
-        offsets = np.concatenate(found) if found else np.empty(0, np.int64)
+        left = self.free
+        for first, stop in self._clusters():
+            cache = self.cache[first:stop]
+            unheld = (self.holders[first:stop] == 0) & (cache != TAKEN)
+            free = unheld & (cache == 0)
+            ahead = np.cumsum(free) - free
+            able = free | (unheld & (ahead >= spare) & (ahead < left))
+            offsets = np.flatnonzero(able)[:count]
+            if len(offsets) and (free.any() or first == self._cursor):
+                found.append(offsets + first)
+                taken = int(free[offsets].sum())
+                spare, left = spare - taken, left - taken
+                count -= len(offsets)
+            if not count:
+                break
+        offsets = np.concatenate([np.empty(0, np.int64), *found])
         if len(offsets):
             self._cursor = int(offsets[-1]) + 1
-        self.used += len(offsets)
         return offsets
+
+    def _clusters(self) -> Iterator[tuple[int, int]]:
+        """Ranges of offsets: the rest of the current cluster, the others in turn, its beginning."""
+        number = self._cursor // CLUSTER
+        yield self._cursor, min((number + 1) * CLUSTER, self.pages)
+        for other in (*range(number + 1, -(-self.pages // CLUSTER)), *range(number)):
+            yield max(other * CLUSTER, 1), min((other + 1) * CLUSTER, self.pages)
+        yield max(number * CLUSTER, 1), self._cursor
+
+    def cached_only(self) -> Pfns:
+        """Offsets that nothing but the swap cache holds, in as many clusters as are in use."""
+        low = max(1, self.used // CLUSTER) * CLUSTER
+        return np.flatnonzero((self.holders[:low] == 0) & (self.cache[:low] > 0))
 
 
 class SwapDevices:
-    """The swap areas of a machine by type, and what the kernel does with their slots."""
+    """The swap areas of a machine by type, and what the kernel does with their slots.
+
+    Attributes
+    ----------
+    areas : list of SwapArea or None
+        By type.
+    raced : bool
+        Whether slots were found in full swap in time by who needed them, which on a real
+        machine is a matter of luck.
+    """
 
     def __init__(self, frames: Frames) -> None:
+        self.raced = False
         self.areas: list[SwapArea | None] = []
         self._frames = frames
         self._turn = 0
@@ -109,8 +146,16 @@ class SwapDevices:
     @property
     def nearly_full(self) -> bool:
         """Whether more than half is in use (``vm_swap_full``)."""
-        total = sum(area.pages - 1 for area in self.areas if area)
-        return self.free * 2 < total
+        return self.free * 2 < self._total
+
+    def has_room(self, count: int) -> bool:
+        """Whether no more than half is in use after `count` more slots."""
+        return (self.free - count) * 2 >= self._total
+
+    @property
+    def _total(self) -> int:
+        """Slots of all areas."""
+        return sum(area.pages - 1 for area in self.areas if area)
 
     def alloc(self, count: int) -> Pfns:
         """Entries for up to `count` pages, without holders yet, by priority."""
@@ -128,7 +173,7 @@ class SwapDevices:
     def _alternate(self, numbers: list[int], count: int) -> Pfns:
         """`count` entries from areas of one priority, one from each in turn."""
         if len(numbers) == 1:
-            return swap_frame(numbers[0], self._area(numbers[0]).take(count))
+            return self._take(numbers[0], count)
         entries: list[Pfns] = []
         while count and (able := [n for n in numbers if self._area(n).free]):
             turn = self._turn % len(able)
@@ -139,11 +184,43 @@ class SwapDevices:
             ]
             part = np.full((rounds, len(able)), -1, np.int64)
             for column, (number, share) in enumerate(zip(able, shares, strict=True)):
-                part[:share, column] = swap_frame(number, self._area(number).take(share))
+                part[:share, column] = self._take(number, share)
             entries.append(part.ravel()[part.ravel() >= 0])
             self._turn += len(entries[-1])
             count -= len(entries[-1])
         return np.concatenate(entries) if entries else np.empty(0, np.int64)
+
+    def _take(self, number: int, count: int) -> Pfns:
+        """Up to `count` entries of one area (``cluster_alloc_swap_entry``)."""
+        area, taken = self._area(number), [np.empty(0, np.int64)]
+        while count:
+            spare = max(0, self.free - (self._total + 1) // 2 + 1)
+            offsets = area.find(count, spare)
+            if not len(offsets):
+                break
+            self._uncache(area, offsets[area.cache[offsets] > 0])
+            area.cache[offsets] = TAKEN
+            area.used += len(offsets)
+            taken.append(swap_frame(number, offsets))
+            count -= len(offsets)
+            if not area.free and self.nearly_full:
+                self._find_more(area, count)
+        return np.concatenate(taken)
+
+    def _find_more(self, area: SwapArea, wanted: int) -> None:
+        """The last slot is taken: look for more in the swap cache (``swap_reclaim_work``).
+
+        The kernel has a worker for that, and who wants slots meanwhile goes without.
+        """
+        offsets = area.cached_only()
+        self._uncache(area, offsets)
+        self.raced |= wanted > 0 and len(offsets) > 0
+
+    def _uncache(self, area: SwapArea, offsets: Pfns) -> None:
+        """Take slots that nobody holds out of the swap cache; their frames become dirty."""
+        pfns = area.cache[offsets] - 1
+        self.remove_from_cache(pfns)
+        self._frames.flags[pfns] |= DIRTY
 
     def _area(self, number: int) -> SwapArea:
         area = self.areas[number]
@@ -202,6 +279,7 @@ class SwapDevices:
         for area, where, offsets in self._by_area(entries):
             area.content[offsets] = content[where]
             area.holders[offsets] = 1
+            area.cache[offsets] = 0
 
     def add_to_cache(self, pfns: Pfns, entries: Pfns) -> None:
         """Let frames cache slots (``add_to_swap_cache``)."""

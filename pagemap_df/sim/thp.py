@@ -2,7 +2,7 @@
 
 A fault in an aligned 2 MiB that lies inside one mapping and has no page table yet is answered
 with a huge page, if policy wants it: written, with a folio of 512 frames; read, with the
-huge zero page. Both are mapped by PMD. Whatever touches only part of it (a shared page
+huge zero page, or with a folio too if that is switched off. Both are mapped by PMD. Whatever touches only part of it (a shared page
 written to, a partial unmap) splits the PMD mapping into 512 entries; the folio stays large.
 """
 
@@ -37,11 +37,10 @@ def fault(kernel: Kernel, space: AddressSpace, vma: Vma, pages: range, *, write:
         if number in space.table.leaves or not _touched(pages, number):
             continue
         kernel.anon_prepare(space, vma)
-        if write:
-            if not _map_new(kernel, space, vma, number):
-                return
-        elif kernel.knobs.zero_huge:
+        if not write and kernel.knobs.zero_huge:
             map_huge_zero(kernel, space, number)
+        elif not _map_new(kernel, space, vma, number):
+            return
 
 
 def _touched(pages: range, number: int) -> bool:
@@ -140,7 +139,7 @@ def collapse(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> bool
     old = space.table.leaf(first)
     if old is None or not old.any() or pt.has(old, pt.ENTRY).any():
         return False
-    if old[0] & pt.PMD and not old[0] & pt.SPECIAL:
+    if old[0] & pt.PMD:
         return True
     pfns = kernel.frames.alloc_block(FRESH_ANON | EXCLUSIVE | THP)
     if pfns is None:

@@ -12,12 +12,18 @@ mappings of another history.
 
 from __future__ import annotations
 
+import errno
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from .files import File
+from .files import File, ReadAhead
+from .hardware import BLOCK, Pfns
 from .pagetable import PageTable
+
+_Pages = TypeVar("_Pages", int, Pfns)
 
 READ, WRITE, EXEC, SHARED, MAYSHARE = 1, 2, 4, 8, 0x80
 GROWSDOWN, PFNMAP, LOCKED, IO = 0x100, 0x400, 0x2000, 0x4000
@@ -133,8 +139,8 @@ class Vma:
         shown = "".join(letter if self.has(bit) else "-" for bit, letter in letters)
         return shown + ("s" if self.has(MAYSHARE) else "p")
 
-    def file_page(self, page: int) -> int:
-        """The page of the file behind a virtual page (``linear_page_index``)."""
+    def file_page(self, page: _Pages) -> _Pages:
+        """The page of the file behind a virtual page, or an array of them (``linear_page_index``)."""
         return page - self.first + self.offset
 
     def cut(self, first: int, stop: int) -> Vma:
@@ -179,6 +185,8 @@ class AddressSpace:
         Flags that new mappings get (mlockall).
     merging : int
         Place in the order in which ksmd goes over address spaces; 0 for not at all.
+    opened : dict of int to ReadAhead
+        Of each file it has mapped, by number; shared with children, as open files are.
     """
 
     def __init__(self, mmap_base: int, task_size: int, zero: int) -> None:
@@ -192,6 +200,7 @@ class AddressSpace:
         self.merging = 0
         self._searched = (mmap_base, 0)
         self.cgroup = 0
+        self.opened: dict[int, ReadAhead] = {}
 
     def index(self, page: int) -> int:
         """Position of the first mapping that ends above `page`."""
@@ -277,11 +286,16 @@ class AddressSpace:
         return vma
 
     def split(self, page: int) -> None:
-        """Have a boundary at `page` (``split_vma``); no PMD mapping lies across one."""
+        """Have a boundary at `page` (``split_vma``); no PMD mapping lies across one.
+
+        EINVAL inside a huge page of hugetlb.
+        """
         at = self.index(page)
         if at < len(self.vmas) and self.vmas[at].first < page:
-            self.table.split(page)
             vma = self.vmas[at]
+            if vma.has(HUGETLB) and page % BLOCK:
+                raise fail(errno.EINVAL, "inside a huge page")
+            self.table.split(page)
             self.vmas.insert(at + 1, vma.cut(page, vma.stop))
             vma.stop = page
 
@@ -308,6 +322,11 @@ class AddressSpace:
             at = self.index(low)
             self.vmas[at].flags = new
             self._merge_around(at)
+
+
+def fail(code: int, why: str) -> OSError:
+    """The error a system call ends with."""
+    return OSError(code, f"{os.strerror(code)} ({why})")
 
 
 def _first(vma: Vma) -> int:

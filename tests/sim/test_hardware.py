@@ -69,7 +69,7 @@ class TestSlots:
         swap.on(b"/a", "file", 11, None)
         first = swap.alloc(25)
         assert len(first) == 10
-        swap.hold(first)
+        swap.store(first, np.zeros(10, np.int64))
         assert swap.nearly_full
         swap.drop(first[3:5])
         assert swap.alloc(9).tolist() == first[3:5].tolist()

@@ -24,6 +24,7 @@ PAGE = 4096
 SIGKILL, SIGCHLD = 9, 17
 CLONE_PARENT, CLONE_NEWNS = 0x8000, 0x20000
 MS_PRIVATE_RECURSIVE = 0x44000
+MLOCK_ONFAULT = 1
 EINVAL = 22
 PR_SET_MM, PR_SET_MM_MAP = 35, 14
 PR_SET_CHILD_SUBREAPER, RLIMIT_CORE = 36, 4
@@ -94,6 +95,18 @@ def move_heap(address):
     call("prctl", PR_SET_MM, PR_SET_MM_MAP, array.array("Q", numbers).tobytes(), 104, 0)
 
 
+def stay(low, high):
+    """Keep what is mapped outside of a range in memory, whoever wants it (mlock2, on fault)."""
+    known, ranges = None, []
+    while ranges != known:
+        known = ranges
+        with open("/proc/self/maps") as maps:
+            ranges = [[int(n, 16) for n in line.split()[0].split("-")] for line in maps]
+        for start, stop in ranges:
+            if stop <= low or high <= start < 1 << 63:
+                call("mlock2", start, stop - start, MLOCK_ONFAULT)
+
+
 def become(uid):
     """Belong to another user, with the rights of root."""
     os.setresuid(uid, 0, 0)
@@ -112,7 +125,7 @@ def wait(pid):
 
 OPERATIONS = {
     f.__name__: f
-    for f in (call, read, write, fill, pwrite, mmap_file, move_heap, become, poke, wait)
+    for f in (call, read, write, fill, pwrite, mmap_file, move_heap, stay, become, poke, wait)
 }
 
 

@@ -38,6 +38,8 @@ class Tally:
     operations, pairs, kinds, states : Counter
         How often each operation occurred, each pair of successive ones, each kind of VMA in a
         snapshot, and each kind of page, alone or shared.
+    ended : Counter
+        How many scripts were not compared to their end, by the `Rule` that says why.
     """
 
     pages: int = 0
@@ -46,6 +48,7 @@ class Tally:
     pairs: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
 
     def script(self, script: Script) -> None:
         """Count the operations of a script."""
@@ -104,6 +107,10 @@ def play(
                 tell(model, real, host)
             names.learn(model)
             yield from _outcomes(operation, machine, real, known)
+            if machine.kernel.swap.raced:
+                if tally is not None:
+                    tally.ended["worker"] += 1
+                return
 
 
 def _snap(

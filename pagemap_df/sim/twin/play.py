@@ -22,7 +22,7 @@ from ..process import protection
 from ..run import Mapped
 from ..run import _pages as span
 from ..script import Operation
-from .arena import IMAGE, Model
+from .arena import IMAGE, STOP, Model
 from .session import Session
 from .shelf import Shelf
 from .task import Task
@@ -90,7 +90,7 @@ class Play:
         self.tasks: dict[str, Task] = {}
         self.mappings: dict[str, dict[str, Mapped]] = {}
         self.outcomes: list[Outcome] = []
-        self.shelf = Shelf(host.directory)
+        self.shelf = Shelf(host.files)
         self._groups: dict[str, Path] = {}
         self._swaps: list[Path | None] = []
         self._home = host.cgroup("all", None) if press else None
@@ -131,6 +131,8 @@ class Play:
                 self._note(operation, errno.errorcode.get(error.errno or 0, repr(error)))
         self.shelf.empty(self._is_gone)
         self.host.drain()
+        if any(self._swaps) and "PAGEOUT" in operation.words.values():
+            self.host.settle()
 
     def _note(self, operation: Operation, what: str) -> None:
         self.outcomes.append(Outcome(operation.process or "", what, str(operation), operation.line))
@@ -200,9 +202,12 @@ class Play:
         self._groups[name] = self.host.cgroup(name, size, self._home)
 
     def reclaim(self, operation: Operation) -> None:
-        """Memory pressure on all processes of the script."""
+        """Memory pressure on all processes of the script, and on nothing that is not of it."""
         assert self._home is not None
+        for task in self.tasks.values():
+            task.ask("stay", IMAGE * PAGE_SIZE, STOP * PAGE_SIZE)
         self.host.press(self._home, operation.words["pages"] * PAGE_SIZE)
+        self.host.settle()
 
     def knob(self, operation: Operation) -> None:
         """A setting."""

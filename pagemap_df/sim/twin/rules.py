@@ -23,12 +23,15 @@ class Rule:
         sides do not show, or that is done to both alike.
     after : str
         The operation from which on they are not compared; empty for from the start.
+    ends : bool
+        The rest of a script is not compared once this happened; how often is counted.
     """
 
     name: str
     reason: str
     blanks: tuple[str, ...] = ()
     after: str = ""
+    ends: bool = False
 
 
 RULES = (
@@ -48,6 +51,13 @@ RULES = (
         after="reclaim",
     ),
     Rule(
+        "worker",
+        "When the last slot of swap is taken, a worker of the kernel begins to take slots away "
+        "from pages that are back in memory. Whether a page that needs one comes before the "
+        "worker or after it is decided by the scheduler.",
+        ends=True,
+    ),
+    Rule(
         "limit",
         "Whose pages go when a cgroup reaches its limit is as unknown, and real processes have "
         "pages of their own in it: only limits that are not reached can be compared.",
@@ -65,7 +75,8 @@ RULES = (
     Rule(
         "batches",
         "Pages on their way between LRU lists wait in batches of each CPU, and hold references "
-        "and flags there: the batches are drained after each operation, and one CPU does it all.",
+        "and flags there: the batches are drained after each operation, one CPU does it all, and "
+        "pages on their way to swap are waited for.",
     ),
     Rule(
         "background",
@@ -77,7 +88,8 @@ RULES = (
     ),
     Rule(
         "folios",
-        "Large folios of files: files are written and read in single pages, so that there are none.",
+        "Large folios of files, which readahead makes where it can: files lie on a file system "
+        "that has none.",
     ),
 )
 """Every one of them."""

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +30,9 @@ from typing import Self
 
 from ...errors import NotAvailable, NotPermitted
 from ...procfs import Procfs
-from ..filemap import READ_AHEAD
+from .. import readahead
 from ..hardware import BLOCK, PAGE_SIZE
+from . import disk
 from .arena import Arena
 from .task import WAIT, Task
 
@@ -54,6 +55,7 @@ _KNOBS = {
 """Settings by the names that scripts have for them, where they are, and what they start with."""
 
 _PATIENCE = 60.0
+_KB = PAGE_SIZE // 1024
 _RW, _PRIVATE_ANON, _MERGEABLE, _HUGEPAGE, _COLD = 3, 0x22, 12, 14, 20
 _numbers = itertools.count()
 
@@ -64,7 +66,9 @@ class Session:
     Attributes
     ----------
     directory : Path
-        For files and swap; goes with the session.
+        For swap; goes with the session.
+    files : Path
+        For files, whose folios are single pages; goes with the session, too.
     server : Task
         Does what is to be done on the right CPU and under guard.
     source : Source
@@ -131,9 +135,8 @@ class Session:
         for name, (path, value) in _KNOBS.items():
             if path.exists():
                 self._keep(name, path, value)
-        for path in _read_ahead(self.directory):
-            self._keep("read_ahead", path, str(READ_AHEAD * PAGE_SIZE // 1024))
         self._mount_debugfs()
+        self._mount_files()
         self._hold_huge_zero()
         # ksmd sleeps for as long as nothing at all is mergeable, and would never have done.
         if "ksm" in self._paths:
@@ -154,13 +157,31 @@ class Session:
             self.server.call("mount", b"none", os.fsencode(mount), b"debugfs", 0, 0)
         except OSError:
             return
-        seen = Path(f"/proc/{self.server.pid}/root{mount}/fault_around_bytes")
+        seen = self._seen_by_guard(mount) / "fault_around_bytes"
         try:
             old = _chosen(seen)
         except (FileNotFoundError, PermissionError):
             return
         self._remember("restore", f"{mount}/fault_around_bytes", old)
         self._paths["fault_around"], self._base["fault_around"] = seen, old
+
+    def _mount_files(self) -> None:
+        """A file system of single pages, mounted in the mount namespace of the guard alone."""
+        device, loop = disk.attach(self.directory / "files.ext4")
+        try:
+            mount = self.directory / "files"
+            mount.mkdir()
+            queue = Path("/sys/block", Path(device).name, "queue")
+            self._keep("read_ahead", queue / "read_ahead_kb", str(readahead.WINDOW * _KB))
+            self._keep("read_most", queue / "max_sectors_kb", str(readahead.MOST * _KB))
+            self.server.call("mount", device.encode(), os.fsencode(mount), b"ext4", 0, 0)
+            self.files = self._seen_by_guard(mount)
+        finally:
+            os.close(loop)
+
+    def _seen_by_guard(self, path: Path) -> Path:
+        """A path in the mount namespace of the guard."""
+        return Path(f"/proc/{self.server.pid}/root{path}")
 
     # ---- settings ---------------------------------------------------------------------
 
@@ -242,6 +263,10 @@ class Session:
         """Empty the CPU's batches of pages on their way between lists (``lru_add_drain``)."""
         self.server.call("madvise", self._own, PAGE_SIZE, _COLD)
 
+    def settle(self) -> None:
+        """Wait until what is on its way to swap is there: pages under writeback stay as they are."""
+        _wait_until(_nothing_is_written, "pages to be written out", WAIT)
+
     def merge(self) -> None:
         """Let ksmd go over everything, as often as it takes to believe what it sees."""
         scans = self._paths["ksm"].with_name("full_scans")
@@ -249,6 +274,13 @@ class Session:
         self.set("ksm", "1")
         _wait_until(lambda: int(scans.read_text()) >= target, "KSM to scan", WAIT)
         self.set("ksm", "0")
+
+
+def _nothing_is_written() -> bool:
+    # Makes each CPU hand in what it has counted.
+    Path("/proc/sys/vm/stat_refresh").write_text("1")
+    counters = Path("/proc/vmstat").read_text()
+    return "\nnr_writeback 0\n" in counters
 
 
 def _no_swap() -> bool:
@@ -264,16 +296,6 @@ def _on_disk() -> str:
         if kind and kind not in ("tmpfs", "ramfs", "overlayfs"):
             return directory
     raise NotAvailable("no temporary directory on a disk; set TMPDIR")
-
-
-def _read_ahead(directory: Path) -> Iterator[Path]:
-    """How much is read of a cold file: the setting of the disk that a directory is on."""
-    device = directory.stat().st_dev
-    block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
-    for disk in (block, block.parent):
-        if (disk / "bdi/read_ahead_kb").exists():
-            yield disk / "bdi/read_ahead_kb"
-            return
 
 
 def _memory_hierarchy() -> tuple[Path, str]:

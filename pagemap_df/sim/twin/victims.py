@@ -1,7 +1,10 @@
 """Telling the model which pages memory pressure took: the one thing it cannot know.
 
-The kernel is looked at before the model moves: what an entry maps in the model and does not
-map in the kernel is gone, and so is what the page cache of a file no longer holds.
+The kernel is looked at before the model moves. What an entry maps in the model and does not
+map in the kernel is gone, from all who map it or from one of them; where the kernel has the
+zero page instead, a huge page was split; what the page cache of a file no longer holds is gone
+from there; and of pages that were lazily freed, some turned out to be written to after all.
+Pressure also wakes who writes dirty files to disk, so that both sides write all of it.
 """
 
 from __future__ import annotations
@@ -9,57 +12,121 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from dataclasses import dataclass
 
 import numpy as np
 
+from ...entries import FRAME, PRESENT, Words
+from ...pageflags import mask
 from .. import pagetable as pt
 from ..files import DISK
-from ..hardware import BLOCK, LARGE, PAGE_SIZE, Pfns
-from ..reclaim import evict, split_folios
+from ..hardware import ANON, BLOCK, DIRTY, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
+from ..kernel import Kernel
+from ..pagetable import Ptes
+from ..reclaim import evict, split_folios, write_back
 from .arena import FIRST, STOP, Model
 from .play import Play
 from .session import Session
 
-_PRESENT = np.uint64(1 << 63)
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass
+class _Run:
+    """Entries of a run that map frames in the model, and the kernel's words for them."""
+
+    ptes: Ptes
+    where: Pfns
+    words: Words
+
+    @property
+    def pfns(self) -> Pfns:
+        """The frames in the model."""
+        return pt.frame(self.ptes[self.where])
+
+    @property
+    def gone(self) -> Bools:
+        """Where the kernel has nothing present."""
+        return (self.words & np.uint64(PRESENT)) == 0
+
+    def frames(self) -> Pfns:
+        """The frames in the kernel."""
+        return (self.words & np.uint64(FRAME)).view(np.int64)
 
 
 def tell(model: Model, real: Play, host: Session) -> None:
     """Let the model lose what the kernel has taken."""
     kernel = model.machine.kernel
-    gone = _unmapped(model, real, host)
-    if len(gone):
-        large = gone[(kernel.frames.flags[gone] & LARGE) != 0]
-        if len(large):
-            split_folios(kernel, np.unique(large // BLOCK * BLOCK))
-            gone = _unmapped(model, real, host)
-        evict(kernel, gone, writeback=True)
-    for name, fd in real.shelf.fds.items():
-        file = model.run.files[name]
-        if file.kind == DISK and file.number in kernel.files and file.pages:
-            cached = file.resident(0, file.pages)
-            lost = cached[~_in_memory(fd, file.pages)[cached]]
-            lost = lost[kernel.frames.mapcount[file.cache[lost] - 1] == 0]
-            kernel.free_cached(file.remove(lost, kernel.frames))
+    zeros = host.source.facts()["zero_pfns"]
+    runs = _runs(model, real, host)
+    split = [run.pfns[run.gone | np.isin(run.frames(), zeros)] for run in runs]
+    if _split(kernel, np.concatenate([_NONE, *split])):
+        runs = _runs(model, real, host)
+    gone = np.unique(np.concatenate([_NONE, *(run.pfns[run.gone] for run in runs)]))
+    left = np.unique(np.concatenate([_NONE, *(run.pfns[~run.gone] for run in runs)]))
+    _warm_again(kernel, runs, host)
+    for run in runs:
+        single = run.where[run.gone & np.isin(run.pfns, left)]
+        old = pt.frame(run.ptes[single])
+        run.ptes[single] = pt.NONE
+        kernel.unmap(old)
+    evict(kernel, np.setdiff1d(gone, left), writeback=True)
+    _shrink_caches(model, real)
 
 
-def _unmapped(model: Model, real: Play, host: Session) -> Pfns:
-    """Frames that the model maps and the kernel does not."""
-    found = [np.empty(0, np.int64)]
+_NONE = np.empty(0, np.int64)
+
+
+def _runs(model: Model, real: Play, host: Session) -> list[_Run]:
+    found = []
     for name, task in real.tasks.items():
         space = model.run.processes[name].space
         if space is None:
             continue
         for vma in space.overlapping(FIRST, STOP):
             for first, ptes in space.table.runs(vma.first, vma.stop):
+                where = np.flatnonzero(pt.mapped(ptes))
                 words = host.source.words(f"{task.pid}/pagemap", first, len(ptes))
-                away = pt.mapped(ptes) & ((words & _PRESENT) == 0)
-                found.append(pt.frame(ptes[away]))
+                found.append(_Run(ptes, where, words[where]))
         host.source.release(task.pid)
-    return np.unique(np.concatenate(found))
+    return found
 
 
-def _in_memory(fd: int, pages: int) -> np.ndarray:
+def _split(kernel: Kernel, pfns: Pfns) -> bool:
+    """Split the large folios among `pfns`; whether there were any."""
+    large = pfns[(kernel.frames.flags[pfns] & LARGE) != 0]
+    if len(large):
+        split_folios(kernel, np.unique(large // BLOCK * BLOCK))
+    return bool(len(large))
+
+
+def _warm_again(kernel: Kernel, runs: list[_Run], host: Session) -> None:
+    """Lazily freed pages that were dirty after all are like any others from then on."""
+    frames = kernel.frames
+    for run in runs:
+        here = ~run.gone & ((frames.flags[run.pfns] & (ANON | SWAPBACKED)) == ANON)
+        for pfn, real in zip(run.pfns[here].tolist(), run.frames()[here].tolist(), strict=True):
+            (flags,) = host.source.words("kpageflags", real, 1).tolist()
+            if flags & mask("SWAPBACKED"):
+                frames.flags[pfn] |= SWAPBACKED | DIRTY
+
+
+def _shrink_caches(model: Model, real: Play) -> None:
+    """Write files to disk, and let their page cache lose what is not in the kernel's any more."""
+    kernel = model.machine.kernel
+    for name, fd in real.shelf.fds.items():
+        file = model.run.files[name]
+        if file.kind == DISK and file.number in kernel.files and file.pages:
+            # Some of it has been written to disk already, or will be any moment.
+            os.fdatasync(fd)
+            write_back(kernel, file)
+            cached = file.resident(0, file.pages)
+            lost = cached[~_in_memory(fd, file.pages)[cached]]
+            lost = lost[kernel.frames.mapcount[file.cache[lost] - 1] == 0]
+            kernel.free_cached(file.remove(lost, kernel.frames))
+
+
+def _in_memory(fd: int, pages: int) -> Bools:
     """Which pages of a file are in the page cache (mincore)."""
     answer = np.zeros(pages, np.uint8)
     with mmap.mmap(fd, pages * PAGE_SIZE, mmap.MAP_SHARED) as mapping:
@@ -67,4 +134,4 @@ def _in_memory(fd: int, pages: int) -> np.ndarray:
         size = ctypes.c_size_t(pages * PAGE_SIZE)
         if _libc.mincore(ctypes.c_void_p(start), size, ctypes.c_void_p(answer.ctypes.data)):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return (answer & 1) != 0
+    return np.asarray((answer & 1) != 0)
