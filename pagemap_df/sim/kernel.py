@@ -94,6 +94,10 @@ class Kernel:
     huge_total: int = 0
     huge_reserved: int = 0
     labels: int = 1
+    short: bool = False
+    """Whether there ever were not enough frames, or a cgroup reached its limit."""
+    ksm_chains: dict[int, list[int]] = field(default_factory=dict)
+    """Label of contents -> merged pages that hold them, the one to try first first."""
 
     def new_labels(self, count: int) -> Pfns:
         """Labels of contents that nothing had before."""

@@ -56,6 +56,12 @@ def scan(kernel: Kernel) -> int:
 
 def _mergeable(kernel: Kernel) -> list[tuple[Ptes, Pfns]]:
     """Entries that may change: anonymous pages that are not merged yet, as ksmd meets them."""
+    return _anonymous(kernel, merged=False)
+
+
+def _anonymous(kernel: Kernel, *, merged: bool) -> list[tuple[Ptes, Pfns]]:
+    """Entries in mappings that ksmd goes over, of pages that are merged or are not."""
+    wanted = ANON | KSM if merged else ANON
     slots = []
     for space in sorted(kernel.spaces, key=lambda space: space.merging):
         for vma in space.vmas:
@@ -63,7 +69,7 @@ def _mergeable(kernel: Kernel) -> list[tuple[Ptes, Pfns]]:
                 for _, ptes in space.table.runs(vma.first, vma.stop):
                     where = np.flatnonzero(pt.mapped(ptes))
                     flags = kernel.frames.flags[pt.frame(ptes[where])]
-                    where = where[(flags & (ANON | KSM)) == ANON]
+                    where = where[(flags & (ANON | KSM)) == wanted]
                     if len(where):
                         slots.append((ptes, where))
     return slots
@@ -97,28 +103,28 @@ def _split_candidates(kernel: Kernel) -> set[int]:
 def _choose(kernel: Kernel, pfns: list[int], labels: list[int], huge: set[int]) -> list[int]:
     """For each entry the page it is to map, or -1 (``cmp_and_merge_page``, page by page).
 
-    A page joins a merged one that has room for one more. Else it waits in the *unstable tree*
-    for the next of equal contents in another frame, and that one's frame is the merged page.
+    A page joins the first merged one in the chain of those that has room for one more, which
+    goes to the head of the chain. Else it waits in the *unstable tree* for the next of equal
+    contents in another frame, and that one's frame is the merged page.
     Two pages of one `huge` page only get it split when they meet, and wait.
     """
-    frames, knobs = kernel.frames, kernel.knobs
-    merged = np.flatnonzero(frames.flags & KSM)
-    users = dict(zip(merged.tolist(), frames.mapcount[merged].tolist(), strict=True))
-    stable: dict[int, list[int]] = {}
-    for pfn in users:
-        stable.setdefault(int(frames.content[pfn]), []).append(pfn)
+    frames, most = kernel.frames, kernel.knobs.ksm_sharing
+    users, stable = _sharing(kernel), kernel.ksm_chains
     target = [-1] * len(pfns)
     for _ in range(_PASSES):
         unstable: dict[int, int] = {}
         for at, (pfn, label) in enumerate(zip(pfns, labels, strict=True)):
             if target[at] >= 0:
                 continue
-            room = [one for one in stable.get(label, ()) if users[one] < knobs.ksm_sharing]
-            if pfn in users or room:
+            room = next((one for one in stable.get(label, ()) if users[one] < most), None)
+            if pfn in users or room is not None:
                 huge.discard(pfn // BLOCK)
-                target[at] = pfn if pfn in users else max(room, key=users.__getitem__)
+                target[at] = pfn if pfn in users or room is None else room
                 users[target[at]] += 1
-            elif label == 0 and knobs.ksm_zero:
+                if room == target[at] and users[room] < most:
+                    stable[label].remove(room)
+                    stable[label].insert(0, room)
+            elif label == 0 and kernel.knobs.ksm_zero:
                 target[at] = frames.zero
             elif label not in unstable:
                 unstable[label] = at
@@ -128,8 +134,24 @@ def _choose(kernel: Kernel, pfns: list[int], labels: list[int], huge: set[int]) 
                 huge -= {pfn // BLOCK, pfns[unstable[label]] // BLOCK}
                 target[at] = target[unstable.pop(label)] = pfn
                 users[pfn] = 2
-                stable.setdefault(label, []).append(pfn)
+                stable.setdefault(label, []).insert(0, pfn)
     return target
+
+
+def _sharing(kernel: Kernel) -> dict[int, int]:
+    """How many entries that ksmd knows of map each merged page; chains lose those that are gone."""
+    frames = kernel.frames
+    found = [pt.frame(ptes[where]) for ptes, where in _anonymous(kernel, merged=True)]
+    counts = np.bincount(np.concatenate([np.empty(0, np.int64), *found]), minlength=1)
+    merged = np.flatnonzero(frames.flags & KSM)
+    for label, chain in list(kernel.ksm_chains.items()):
+        there = np.isin(chain, merged) & (frames.content[chain] == label)
+        kernel.ksm_chains[label] = [pfn for pfn, it in zip(chain, there, strict=True) if it]
+    known = {pfn for chain in kernel.ksm_chains.values() for pfn in chain}
+    for pfn in merged.tolist():
+        if pfn not in known:  # of a machine that was loaded
+            kernel.ksm_chains.setdefault(int(frames.content[pfn]), []).append(pfn)
+    return {pfn: int(counts[pfn]) if pfn < len(counts) else 0 for pfn in merged.tolist()}
 
 
 def _point_to(kernel: Kernel, ptes: Ptes, where: Pfns, pfns: Pfns) -> None:

@@ -18,7 +18,6 @@ from .hardware import (
     ANON,
     BLOCK,
     DIRTY,
-    KSM,
     LARGE,
     RESERVED,
     SWAPBACKED,
@@ -158,8 +157,7 @@ def free(part: Part) -> None:
         pfns = pt.frame(ptes[counted])
         flags = frames.flags[pfns]
         lone = frames.mapcount[pfns] == 1
-        usable = (flags & KSM) == 0
-        usable &= ((flags & (SWAPCACHE | DIRTY)) == 0) | lone
+        usable = ((flags & (SWAPCACHE | DIRTY)) == 0) | lone
         huge = pt.has(ptes[counted], pt.PMD)
         usable &= ((flags & LARGE) == 0) | (_whole(pfns) & (_whole(pfns, lone) | ~huge))
         kernel.swap.free_swap(pfns[usable])
@@ -190,7 +188,7 @@ def pageout(part: Part) -> None:
     for first, ptes in space.table.runs(low, high):
         where = np.flatnonzero(pt.mapped(ptes))
         pfns = pt.frame(ptes[where])
-        keep = frames.flags[pfns] & (KSM | LARGE | RESERVED)
+        keep = frames.flags[pfns] & (LARGE | RESERVED)
         lone = (frames.mapcount[pfns] == 1) & (keep == 0)
         ptes[where[lone]] &= ~pt.YOUNG
         found.append(pfns[lone])
@@ -206,8 +204,8 @@ def pageout(part: Part) -> None:
 def _drop_lazy_folios(kernel: Kernel, space: AddressSpace, low: int, high: int) -> set[int]:
     """Drop lazily freed large folios in one piece (``unmap_huge_pmd_locked``, Linux 6.12).
 
-    One that was written to since stays, and is like any other from the next time on; the block
-    numbers of those.
+    One that was written to since only loses its PMD, and is like any other from the next time
+    on; the block numbers of those.
     """
     frames, kept = kernel.frames, set()
     lazy = LARGE | ANON | SWAPBACKED | SWAPCACHE | DIRTY
@@ -219,14 +217,15 @@ def _drop_lazy_folios(kernel: Kernel, space: AddressSpace, low: int, high: int) 
         lone = lone & _whole(pfns, lone)
         for block in np.unique(pfns[lone] // BLOCK).tolist():
             at = where[pfns // BLOCK == block]
-            if pt.has(ptes[at], pt.DIRTY).any():
+            old = ptes[at]
+            if pt.has(old, pt.DIRTY).any():
                 frames.flags[block * BLOCK : (block + 1) * BLOCK] |= SWAPBACKED | DIRTY
+                ptes[at] &= ~pt.PMD
                 kept.add(block)
                 continue
-            by_pmd, gone = bool(ptes[at[0]] & pt.PMD), pt.frame(ptes[at])
             ptes[at] = pt.NONE
-            kernel.unmap(gone)
-            if by_pmd:
+            kernel.unmap(pt.frame(old))
+            if old[0] & pt.PMD:
                 space.table.forget(page + int(at[0]), page + int(at[-1]) + 1)
     return kept
 

@@ -204,7 +204,7 @@ def brk(kernel: Kernel, space: AddressSpace, stop: int) -> int:
             return space.brk_stop
         munmap(kernel, space, stop, space.brk_stop)
     elif stop > space.brk_stop:
-        if space.overlapping(space.brk_stop, stop):
+        if stop + 1 > space.first_taken(space.brk_stop):
             return space.brk_stop
         flags = heap_flags() | space.lock_future
         space.insert(Vma(space.brk_stop, stop, flags, None, space.brk_stop))

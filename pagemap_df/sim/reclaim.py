@@ -57,12 +57,12 @@ def make_room(kernel: Kernel, space: AddressSpace, count: int) -> bool:
     changed = False
     group = kernel.cgroups[space.cgroup]
     if group.limit is not None and group.used + count > group.limit:
+        kernel.short = changed = True
         shrink(kernel, group.used + count - group.limit, space.cgroup)
-        changed = True
         _still_missing(group.used + count - group.limit, group)
     if count > kernel.frames.free:
+        kernel.short = changed = True
         shrink(kernel, count - kernel.frames.free)
-        changed = True
         _still_missing(count - kernel.frames.free, None)
     return changed
 
@@ -120,8 +120,9 @@ def mlocked(kernel: Kernel) -> Pfns:
 def split_folios(kernel: Kernel, heads: Pfns) -> None:
     """Make single pages of large anonymous folios (``split_folio``).
 
-    Tables that map them lose the PMD. Parts that hold nothing but zeroes are not kept: the
-    zero page is mapped instead (``try_to_map_unused_to_zeropage``, Linux 6.12).
+    Tables that map them lose the PMD. Where one entry is dirty, so are all parts. Parts that
+    hold nothing but zeroes are not kept: the zero page is mapped instead
+    (``try_to_map_unused_to_zeropage``, Linux 6.12).
     """
     frames = kernel.frames
     parts = (heads[:, None] + np.arange(BLOCK)).ravel()
@@ -129,6 +130,8 @@ def split_folios(kernel: Kernel, heads: Pfns) -> None:
     zeroed: list[Pfns] = []
     for space, page, ptes, where in list(kernel.rmap(parts)):
         ptes[where] &= ~pt.PMD
+        dirty = np.unique(pt.frame(ptes[where[pt.has(ptes[where], pt.DIRTY)]]) // BLOCK)
+        frames.flags[(dirty[:, None] * BLOCK + np.arange(BLOCK)).ravel()] |= DIRTY
         empty = where[frames.content[pt.frame(ptes[where])] == 0]
         empty = empty[~_in_locked(space, empty + page)]
         zeroed.append(pt.frame(ptes[empty]))

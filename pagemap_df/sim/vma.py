@@ -232,6 +232,14 @@ class AddressSpace:
         """Whether the range has no hole."""
         return sum(high - low for _, low, high in self.parts(first, stop)) == stop - first
 
+    def first_taken(self, page: int) -> int:
+        """The first page from `page` on that is mapped, or the gap before a stack."""
+        at = self.index(page)
+        if at == len(self.vmas):
+            return self.task_size
+        vma = self.vmas[at]
+        return max(vma.first - (STACK_GAP if vma.has(GROWSDOWN) else 0), 0)
+
     def contiguous(self, first: int, stop: int) -> int:
         """Where the mappings from `first` on have their first hole; `stop` if they have none."""
         page = first

@@ -15,7 +15,7 @@ from ..machine import Machine
 from ..script import Operation, Script
 from .arena import Arena, Model
 from .play import Play
-from .rules import blanked
+from .rules import blanked, ended
 from .session import Session
 from .sides import EMPTY, Difference, Names, Side, differences, side
 from .victims import tell
@@ -107,9 +107,10 @@ def play(
                 tell(model, real, host)
             names.learn(model)
             yield from _outcomes(operation, machine, real, known)
-            if machine.kernel.swap.raced:
+            reason = ended(machine.kernel)
+            if reason is not None:
                 if tally is not None:
-                    tally.ended["worker"] += 1
+                    tally.ended[reason] += 1
                 return
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
+from ..kernel import Kernel
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -58,11 +60,6 @@ RULES = (
         ends=True,
     ),
     Rule(
-        "limit",
-        "Whose pages go when a cgroup reaches its limit is as unknown, and real processes have "
-        "pages of their own in it: only limits that are not reached can be compared.",
-    ),
-    Rule(
         "names",
         "Page frame numbers, swap offsets, inodes and devices are compared by who shares them.",
         ("pfn", "swap_offset", "inode", "device"),
@@ -84,7 +81,10 @@ RULES = (
     ),
     Rule(
         "memory",
-        "How much RAM there is: memory SIZE is that of the model alone.",
+        "How much RAM there is: memory SIZE is that of the model alone, and real processes have "
+        "pages of their own in a cgroup. Where the model runs out of it, or a cgroup reaches its "
+        "limit, the kernel need not.",
+        ends=True,
     ),
     Rule(
         "folios",
@@ -93,6 +93,13 @@ RULES = (
     ),
 )
 """Every one of them."""
+
+
+def ended(kernel: Kernel) -> str | None:
+    """The rule by which a script is not compared any further, if there is one."""
+    if kernel.short:
+        return "memory"
+    return "worker" if kernel.swap.raced else None
 
 
 def blanked(done: Container[str]) -> frozenset[str]:

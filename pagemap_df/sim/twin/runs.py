@@ -99,6 +99,9 @@ class Result:
             f"pages        {self.pages:>12,}",
             f"divergences  {len(self.divergences):>12,}",
         ]
+        lines += [
+            f"cut short    {count:>12,}   by rule {name!r}" for name, count in tally.ended.items()
+        ]
         for one in self.divergences:
             again = "" if one.stable else " (not when played again)"
             lines += ["", f"script {one.number}{again}:", one.script.dump().rstrip()]
@@ -115,6 +118,7 @@ class Result:
             "snapshots": self.tally.snapshots,
             "pages": self.pages,
             "divergences": [one.script.dump() for one in self.divergences],
+            "cut_short": dict(self.tally.ended),
             "rules": {rule.name: rule.reason for rule in RULES},
             "coverage": {
                 "operations": dict(self.tally.operations.most_common()),

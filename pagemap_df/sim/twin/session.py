@@ -51,6 +51,7 @@ _KNOBS = {
     "ksm_pages": (_MM / "ksm/pages_to_scan", "100000"),
     "ksm_sleep": (_MM / "ksm/sleep_millisecs", "0"),
     "ksm_smart": (_MM / "ksm/smart_scan", "0"),
+    "ksm_prune": (_MM / "ksm/stable_node_chains_prune_millisecs", "4294967295"),
 }
 """Settings by the names that scripts have for them, where they are, and what they start with."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...entries import FRAME, PRESENT, Words
+from ...entries import ENTRY, FRAME, PRESENT, Words
 from ...pageflags import mask
 from .. import pagetable as pt
 from ..files import DISK
@@ -49,6 +49,11 @@ class _Run:
         """Where the kernel has nothing present."""
         return (self.words & np.uint64(PRESENT)) == 0
 
+    @property
+    def swapped(self) -> Bools:
+        """Where the kernel has a swap entry."""
+        return self.gone & ((self.words & np.uint64(ENTRY)) != 0)
+
     def frames(self) -> Pfns:
         """The frames in the kernel."""
         return (self.words & np.uint64(FRAME)).view(np.int64)
@@ -66,7 +71,9 @@ def tell(model: Model, real: Play, host: Session) -> None:
     left = np.unique(np.concatenate([_NONE, *(run.pfns[~run.gone] for run in runs)]))
     _warm_again(kernel, runs, host)
     for run in runs:
-        single = run.where[run.gone & np.isin(run.pfns, left)]
+        # What was lazily freed cannot be in swap, unless it was written to after all.
+        kernel.frames.flags[run.pfns[run.swapped]] |= SWAPBACKED
+        single = run.where[run.gone & ~run.swapped & np.isin(run.pfns, left)]
         old = pt.frame(run.ptes[single])
         run.ptes[single] = pt.NONE
         kernel.unmap(old)
