@@ -7,7 +7,7 @@ hole in the range comes last: what is mapped has been treated by then.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -197,8 +197,26 @@ def pageout(part: Part) -> None:
         turns.append(np.where(back, 2 * (page // BLOCK * BLOCK) + BLOCK - page, page))
         mappings.append((ptes, where[lone]))
     if found:
-        order = np.argsort(np.concatenate(turns), kind="stable")
-        evict(kernel, np.concatenate(found)[order], mappings)
+        turn = np.concatenate(turns)
+        order = np.argsort(turn, kind="stable")
+        pfns = np.concatenate(found)[order]
+        for some in _with_turns(kernel, pfns, turn[order] // BLOCK, huge):
+            evict(kernel, some, mappings)
+
+
+def _with_turns(kernel: Kernel, pfns: Pfns, blocks: Pfns, huge: Pfns) -> Iterator[Pfns]:
+    """The frames in pieces, the next swap area having its turn before each huge page.
+
+    For a huge page the kernel wants slots in one piece first, and only a device has them.
+    """
+    if not kernel.swap.alternates:
+        yield pfns
+        return
+    edges = np.flatnonzero(np.diff(blocks, prepend=-1))
+    for first, stop in zip(edges, [*edges[1:], len(pfns)], strict=True):
+        if blocks[first] in huge:
+            kernel.swap.rotate()
+        yield pfns[first:stop]
 
 
 def _drop_lazy_folios(kernel: Kernel, space: AddressSpace, low: int, high: int) -> set[int]:
@@ -325,7 +343,6 @@ def guard_install(part: Part) -> None:
     kernel, space, vma, low, high = part
     if vma.has(LOCKED | SPECIAL | HUGETLB):
         raise fail(errno.EINVAL, "locked or special")
-    kernel.anon_prepare(space, vma)
     vma.flags |= GUARDED
     zap(kernel, space, vma, low, high)
     space.table.ensure(low, high)

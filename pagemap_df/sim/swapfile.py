@@ -157,6 +157,16 @@ class SwapDevices:
         """Slots of all areas."""
         return sum(area.pages - 1 for area in self.areas if area)
 
+    @property
+    def alternates(self) -> bool:
+        """Whether the areas that are used first take turns."""
+        ranks = [area.priority for area in self.areas if area]
+        return ranks.count(max(ranks, default=0)) > 1
+
+    def rotate(self) -> None:
+        """Let one turn pass."""
+        self._turn += 1
+
     def alloc(self, count: int) -> Pfns:
         """Entries for up to `count` pages, without holders yet, by priority."""
         given: list[Pfns] = []

@@ -31,7 +31,7 @@ FIRST, TOP, STOP = 0x100000000, 0x140000000, 0x160000000
 It lies below where the kernel loads programs: malloc asks for a longer heap above the end of
 the moved one, is refused, and does without. Asked for a shorter one the kernel would agree."""
 
-IMAGE = 0x80000000
+IMAGE, IMAGE_SPREAD = 0x80000000, 1 << 18
 """Where real processes map the image that a script names: out of sight, as in the model."""
 
 _HEADER = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ", re.MULTILINE)
@@ -100,6 +100,12 @@ def _inside(line: bytes) -> bool:
 class Model:
     """The simulated side: a `Run` on a `Machine` whose processes play in the arena.
 
+    Attributes
+    ----------
+    machine, run : Machine, Run
+    image : dict
+        First page of the image of each process that has one.
+
     Parameters
     ----------
     machine : Machine
@@ -115,17 +121,28 @@ class Model:
     def step(self, operation: Operation) -> None:
         """Carry out one operation other than ``snap``."""
         self.run.step(operation)
+        words = operation.words
         if operation.op == "proc":
-            self._settle(operation.words["name"])
+            self._settle(words["name"], "image" in words)
         if operation.op == "exec" and operation.process is not None:
-            self._settle(operation.process)
+            self._settle(operation.process, "image" in words)
+        if operation.op == "fork" and words["parent"] in self.image:
+            for child in words["children"]:
+                self.image[child] = self.image[words["parent"]]
 
-    def _settle(self, name: str) -> None:
+    def image_moves(self, name: str) -> int:
+        """How many pages above its place in the model a process has its image."""
+        first = self.image[name]
+        return IMAGE + first % IMAGE_SPREAD - first
+
+    def _settle(self, name: str, image: bool) -> None:
         """Let mappings and heap of a new address space be in the arena."""
         process = self.run.processes[name]
+        self.image.pop(name, None)
         if process.space is None:
             return
-        self.image[name] = process.space.vmas[0].first
+        if image:
+            self.image[name] = process.space.vmas[0].first
         base, heap = self._rng.integers(0, BLOCK * BLOCK, 2).tolist()
         process.space.mmap_base = TOP - base
         process.space.brk_first = process.space.brk_stop = FIRST + heap

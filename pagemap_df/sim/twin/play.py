@@ -236,7 +236,7 @@ class Play:
             return
         pages = self._inside(image, Part.of(image)).stop
         text = max(1, pages * 3 // 4)
-        base = IMAGE + self.model.image[name] % (1 << 18)
+        base = self.model.image[name] + self.model.image_moves(name)
         self._map_image(task, image, (base, 0, text), write=False)
         if pages > text:
             self._map_image(task, image, (base + text, text, pages - text), write=True)

@@ -90,10 +90,15 @@ def _runs(model: Model, real: Play, host: Session) -> list[_Run]:
         space = model.run.processes[name].space
         if space is None:
             continue
-        for vma in space.overlapping(FIRST, STOP):
+        for vma in space.vmas:
+            moved = 0
+            if not FIRST <= vma.first < STOP:
+                if vma.file is None or vma.file.kind != DISK:
+                    continue
+                moved = model.image_moves(name)
             for first, ptes in space.table.runs(vma.first, vma.stop):
                 where = np.flatnonzero(pt.mapped(ptes))
-                words = host.source.words(f"{task.pid}/pagemap", first, len(ptes))
+                words = host.source.words(f"{task.pid}/pagemap", first + moved, len(ptes))
                 found.append(_Run(ptes, where, words[where]))
         host.source.release(task.pid)
     return found
