@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo browser test lab gallery bench bench-scale format build clean
+.PHONY: help demo browser test lab gallery bench bench-scale twin format build clean
+N ?= 2000
+SEED ?= 0
 
 help:            ## Say what there is to make
 	@sed -n 's/^\([a-z-]*:\).*## /\1 /p' $(MAKEFILE_LIST) | column -t -l 2
@@ -42,6 +44,9 @@ bench: .venv/.ready     ## Measure what the README claims; prints ratios
 
 bench-scale: .venv/.ready ## Large data sets, recordings, two workers; takes long
 	@$(BIN)/python -m tests.bench scale_watch scale_fleet
+
+twin: .venv/.ready      ## Hold the simulator against this kernel: make twin N=2000 SEED=1, as root
+	$(BIN)/pagemap-df twin --random $(N) --seed $(SEED) --keep datasets/scripts/regressions
 
 format: .venv/.ready    ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix

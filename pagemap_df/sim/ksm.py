@@ -1,24 +1,30 @@
 """Same-page merging (``mm/ksm.c``).
 
-`scan` does in one step what ksmd does over two full passes: anonymous pages of equal contents
+`scan` does in one step what ksmd does over some full passes: anonymous pages of equal contents
 in mappings that asked for it become one write-protected page each. A page without a twin
-stays as it is; one that several processes have from a fork is not its own twin. Any later write copies, even one that changes nothing, and even by the last
-user.
+stays as it is; one that several processes have from a fork is not its own twin. Any later
+write copies, even one that changes nothing, and even by the last user.
+
+ksmd remembers each page that it has looked at (``struct ksm_rmap_item``): what it held, and
+which merged page it was made part of. A page that has changed since is only noted when it is
+met again, and only then does the merged page learn that it has left.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from . import pagetable as pt
-from .hardware import ANON, BLOCK, DIRTY, EXCLUSIVE, FRESH_ANON, KSM, LARGE, Bools, Pfns
+from .hardware import ANON, BLOCK, DIRTY, EXCLUSIVE, FRESH_ANON, KSM, LARGE, Bools, Frames, Pfns
 from .kernel import Kernel
 from .pagetable import Ptes
 from .reclaim import allocate, make_room, split_folios
-from .vma import HUGETLB, MERGEABLE, SHARED, SPECIAL, AddressSpace, Vma
+from .vma import HUGETLB, MERGEABLE, SHARED, SPECIAL, AddressSpace, Merged, Vma
 
-_PASSES = 3
-"""As many as find a twin for a page that was met next to itself."""
+_PASSES = 4
+_NO, _UNSEEN = -1, np.iinfo(np.int64).min
 
 
 def suitable(vma: Vma) -> bool:
@@ -34,124 +40,213 @@ def enter(kernel: Kernel, space: AddressSpace) -> None:
 
 def scan(kernel: Kernel) -> int:
     """Merge what can be merged; how many entries were changed."""
-    huge = _split_candidates(kernel)
-    slots = _mergeable(kernel)
-    if not slots:
+    rows = [_Rows(kernel, space) for space in _in_order(kernel)]
+    if not rows:
         return 0
     frames = kernel.frames
-    pfns = np.concatenate([pt.frame(ptes[where]) for ptes, where in slots])
-    target = np.full(len(pfns), -1, np.int64)
-    some = np.flatnonzero(_candidates(kernel, pfns))
-    target[some] = _choose(kernel, pfns[some].tolist(), frames.content[pfns[some]].tolist(), huge)
-    new = np.unique(target[(target >= 0) & (target != frames.zero)])
-    kernel.swap.free_swap(new[(frames.flags[new] & KSM) == 0])
-    frames.flags[new] = (frames.flags[new] | KSM | DIRTY) & ~EXCLUSIVE
-    at = 0
-    for ptes, where in slots:
-        chosen = target[at : at + len(where)]
-        at += len(where)
-        _point_to(kernel, ptes, where[chosen >= 0], chosen[chosen >= 0])
-    return int((target >= 0).sum())
+    targets, nodes = _Ksmd(kernel, rows).passes()
+    merged = np.unique(nodes[nodes >= 0])
+    kernel.swap.free_swap(merged[(frames.flags[merged] & KSM) == 0])
+    frames.flags[merged] = (frames.flags[merged] | KSM | DIRTY) & ~EXCLUSIVE
+    ends = np.cumsum([len(some.pages) for some in rows])[:-1]
+    return sum(
+        some.become(kernel, *new)
+        for some, *new in zip(rows, np.split(targets, ends), np.split(nodes, ends), strict=True)
+    )
 
 
-def _mergeable(kernel: Kernel) -> list[tuple[Ptes, Pfns]]:
-    """Entries that may change: anonymous pages that are not merged yet, as ksmd meets them."""
-    return _anonymous(kernel, merged=False)
+def _in_order(kernel: Kernel) -> list[AddressSpace]:
+    """The address spaces that ksmd goes over, one after the other."""
+    able = [space for space in kernel.spaces if space.merging]
+    return sorted(able, key=lambda space: space.merging)
 
 
-def _anonymous(kernel: Kernel, *, merged: bool) -> list[tuple[Ptes, Pfns]]:
-    """Entries in mappings that ksmd goes over, of pages that are merged or are not."""
-    wanted = ANON | KSM if merged else ANON
-    slots = []
-    for space in sorted(kernel.spaces, key=lambda space: space.merging):
-        for vma in space.vmas:
-            if vma.has(MERGEABLE):
-                for _, ptes in space.table.runs(vma.first, vma.stop):
-                    where = np.flatnonzero(pt.mapped(ptes))
-                    flags = kernel.frames.flags[pt.frame(ptes[where])]
-                    where = where[(flags & (ANON | KSM)) == wanted]
-                    if len(where):
-                        slots.append((ptes, where))
-    return slots
+def _entries(kernel: Kernel, space: AddressSpace) -> list[tuple[int, Ptes, Pfns]]:
+    """Entries that ksmd looks at: first page and entries of a run, positions of anonymous pages."""
+    found = []
+    for vma in space.vmas:
+        if vma.has(MERGEABLE):
+            for first, ptes in space.table.runs(vma.first, vma.stop):
+                where = np.flatnonzero(pt.mapped(ptes))
+                where = where[(kernel.frames.flags[pt.frame(ptes[where])] & ANON) != 0]
+                found.append((first, ptes, where))
+    return found
 
 
-def _candidates(kernel: Kernel, pfns: Pfns) -> Bools:
+class _Rows:
+    """What ksmd meets in one address space, and what it remembers of it, by page.
+
+    Attributes
+    ----------
+    pages : int64 array
+        Ascending: those that are there, and those that were there the last time.
+    pfns : int64 array
+        The frame of each, -1 where there is none any more.
+    labels, known : int64 array
+        What it holds, and what it held if it was met before.
+    nodes : int64 array
+        The merged page that it was made part of, -1 for none.
+    """
+
+    def __init__(self, kernel: Kernel, space: AddressSpace) -> None:
+        self.space, self._entries = space, _entries(kernel, space)
+        found = [first + where for first, _, where in self._entries]
+        here = np.concatenate([space.merged.pages[:0], *found])
+        self.pages = np.union1d(here, space.merged.pages)
+        self.pfns, self.nodes = np.full((2, len(self.pages)), _NO)
+        self.known = np.full(len(self.pages), _UNSEEN)
+        for first, ptes, where in self._entries:
+            self.pfns[self._at(first + where)] = pt.frame(ptes[where])
+        self.labels = np.where(self.pfns < 0, _UNSEEN, kernel.frames.content[self.pfns])
+        at = self._at(space.merged.pages)
+        self.known[at], self.nodes[at] = space.merged.labels, space.merged.nodes
+
+    def _at(self, pages: Pfns) -> Pfns:
+        return np.searchsorted(self.pages, pages)
+
+    def become(self, kernel: Kernel, targets: Pfns, nodes: Pfns) -> int:
+        """Let entries map other frames, and note what was met; how many entries changed."""
+        there = targets >= 0
+        changed = there & ((targets != self.pfns) | ((nodes != self.nodes) & (nodes >= 0)))
+        for first, ptes, where in self._entries:
+            at = self._at(first + where)
+            some = changed[at]
+            _point_to(kernel, ptes, where[some], targets[at[some]])
+        self.space.merged = Merged(self.pages[there], self.labels[there], nodes[there])
+        return int(changed.sum())
+
+
+class _Ksmd:
+    """The daemon on its way through all rows, page by page (``cmp_and_merge_page``).
+
+    Pages that could not be merged wait in the *unstable tree* of a pass for their like: a row
+    by what it holds. What is looked for there passes by the first that was put in, and is lost
+    if that one is gone meanwhile.
+    """
+
+    def __init__(self, kernel: Kernel, rows: list[_Rows]) -> None:
+        self.kernel, self.frames, self.knobs = kernel, kernel.frames, kernel.knobs
+        self.unstable: dict[int, int] = {}
+        self.root = _NO
+        self.pfns, self.labels, self.known, self.nodes = (
+            np.concatenate([getattr(some, name) for some in rows])
+            for name in ("pfns", "labels", "known", "nodes")
+        )
+        self.users = self._alive(kernel)
+        self.chains = kernel.ksm_chains
+
+    def _alive(self, kernel: Kernel) -> Counter[int]:
+        """How many pages each merged page is known to be made of; chains lose what is gone."""
+        frames = self.frames
+        merged = np.flatnonzero(frames.flags & KSM)
+        self.nodes[~np.isin(self.nodes, merged)] = _NO
+        for label, chain in kernel.ksm_chains.items():
+            there = np.isin(chain, merged) & (frames.content[chain] == label)
+            kernel.ksm_chains[label] = [pfn for pfn, it in zip(chain, there, strict=True) if it]
+        chained = {pfn for chain in kernel.ksm_chains.values() for pfn in chain}
+        for pfn in set(merged.tolist()) - chained:  # of a machine that was loaded
+            kernel.ksm_chains.setdefault(int(frames.content[pfn]), []).append(pfn)
+        users = Counter(dict.fromkeys(merged.tolist(), 0))
+        users.update(self.nodes[self.nodes >= 0].tolist())
+        return users
+
+    def passes(self) -> tuple[Pfns, Pfns]:
+        """Where all rows lead to in the end: their frames, and what they were made part of."""
+        rows = np.flatnonzero(self._interesting()).tolist()
+        for _ in range(_PASSES):
+            self.unstable, self.root = {}, _NO
+            for row in rows:
+                self._meet(row)
+        return self.pfns, self.nodes
+
+    def _interesting(self) -> Bools:
+        """Rows of which something may come: pages with a twin, and what was merged."""
+        alive = self.pfns >= 0
+        twin = np.zeros(len(self.pfns), np.bool_)
+        twin[alive] = _have_twins(self.frames, self.pfns[alive], self.knobs.ksm_zero)
+        return twin | (self.nodes >= 0)
+
+    def _meet(self, row: int) -> None:
+        pfn, label, node = (int(array[row]) for array in (self.pfns, self.labels, self.nodes))
+        if pfn in self.users and node == pfn:
+            return
+        if node >= 0:
+            self.users[node] -= 1
+            self.nodes[row] = _NO
+        if pfn in self.users:
+            self._join(row, pfn)
+        elif pfn < 0 or pfn == self.frames.zero:
+            return
+        elif self.known[row] != label:
+            self.known[row] = label
+        elif label == 0 and self.knobs.ksm_zero:
+            self.pfns[row] = self.frames.zero
+        elif (room := self._room(label)) is not None:
+            if self._small(row):
+                self._join(row, room)
+        elif self.root >= 0 and self.pfns[self.root] < 0:
+            return
+        elif label in self.unstable:
+            self._pair(row, self.unstable[label])
+        else:
+            self.unstable[label] = row
+            if self.root < 0:
+                self.root = row
+
+    def _room(self, label: int) -> int | None:
+        """The first merged page in the chain with room for one more, which goes to its head."""
+        chain, most = self.chains.get(label, []), self.knobs.ksm_sharing
+        found = next((pfn for pfn in chain if 0 < self.users[pfn] < most), None)
+        if found is not None and self.users[found] + 1 < most:
+            chain.remove(found)
+            chain.insert(0, found)
+        return found
+
+    def _join(self, row: int, pfn: int) -> None:
+        self.pfns[row] = self.nodes[row] = pfn
+        self.users[pfn] += 1
+
+    def _small(self, row: int) -> bool:
+        """Split the huge page of a row, if it is of one: whether the page is still there.
+
+        What holds nothing but zeroes is not; it maps the zero page from then on.
+        """
+        pfn = int(self.pfns[row])
+        if self.frames.flags[pfn] & LARGE:
+            block = pfn // BLOCK
+            split_folios(self.kernel, np.array([block * BLOCK]))
+            mine = np.flatnonzero(self.pfns // BLOCK == block)
+            gone = (self.frames.flags[self.pfns[mine]] & ANON) == 0
+            self.pfns[mine[gone]] = _NO
+        return bool(self.pfns[row] >= 0)
+
+    def _pair(self, row: int, other: int) -> None:
+        """Merge a page with the one that waits for its like.
+
+        Two pages of one huge page only get it split when they meet, and wait.
+        """
+        pfn, waiting = int(self.pfns[row]), int(self.pfns[other])
+        if waiting < 0 or pfn == waiting:
+            return
+        together = pfn // BLOCK == waiting // BLOCK and self.frames.flags[pfn] & LARGE
+        if not self._small(row) or together or not self._small(other):
+            return
+        label = int(self.labels[row])
+        del self.unstable[label]
+        self.users[pfn] = 0
+        self.chains.setdefault(label, []).insert(0, pfn)
+        self._join(other, pfn)
+        self._join(row, pfn)
+
+
+def _have_twins(frames: Frames, pfns: Pfns, zero: bool) -> Bools:
     """Which pages have a twin in another frame, a merged one, or the zero page."""
-    frames = kernel.frames
     labels = frames.content[pfns]
     values, kinds = np.unique(labels, return_inverse=True)
     _, first = np.unique(pfns, return_index=True)
     several = np.bincount(kinds[first], minlength=len(values)) > 1
     merged = frames.content[np.flatnonzero(frames.flags & KSM)]
-    zero = (labels == 0) & kernel.knobs.ksm_zero
-    return np.asarray(several[kinds] | np.isin(labels, merged) | zero)
-
-
-def _split_candidates(kernel: Kernel) -> set[int]:
-    """Split huge pages with pages to merge; their block numbers."""
-    found = [pt.frame(ptes[where]) for ptes, where in _mergeable(kernel)]
-    if found:
-        pfns = np.concatenate(found)
-        pfns = pfns[_candidates(kernel, pfns)]
-        large = pfns[(kernel.frames.flags[pfns] & LARGE) != 0]
-        if len(large):
-            split_folios(kernel, np.unique(large // BLOCK * BLOCK))
-            return set((large // BLOCK).tolist())
-    return set()
-
-
-def _choose(kernel: Kernel, pfns: list[int], labels: list[int], huge: set[int]) -> list[int]:
-    """For each entry the page it is to map, or -1 (``cmp_and_merge_page``, page by page).
-
-    A page joins the first merged one in the chain of those that has room for one more, which
-    goes to the head of the chain. Else it waits in the *unstable tree* for the next of equal
-    contents in another frame, and that one's frame is the merged page.
-    Two pages of one `huge` page only get it split when they meet, and wait.
-    """
-    frames, most = kernel.frames, kernel.knobs.ksm_sharing
-    users, stable = _sharing(kernel), kernel.ksm_chains
-    target = [-1] * len(pfns)
-    for _ in range(_PASSES):
-        unstable: dict[int, int] = {}
-        for at, (pfn, label) in enumerate(zip(pfns, labels, strict=True)):
-            if target[at] >= 0:
-                continue
-            room = next((one for one in stable.get(label, ()) if users[one] < most), None)
-            if pfn in users or room is not None:
-                huge.discard(pfn // BLOCK)
-                target[at] = pfn if pfn in users or room is None else room
-                users[target[at]] += 1
-                if room == target[at] and users[room] < most:
-                    stable[label].remove(room)
-                    stable[label].insert(0, room)
-            elif label == 0 and kernel.knobs.ksm_zero:
-                target[at] = frames.zero
-            elif label not in unstable:
-                unstable[label] = at
-            elif pfns[unstable[label]] // BLOCK == pfn // BLOCK in huge:
-                huge.remove(pfn // BLOCK)
-            elif pfns[unstable[label]] != pfn:
-                huge -= {pfn // BLOCK, pfns[unstable[label]] // BLOCK}
-                target[at] = target[unstable.pop(label)] = pfn
-                users[pfn] = 2
-                stable.setdefault(label, []).insert(0, pfn)
-    return target
-
-
-def _sharing(kernel: Kernel) -> dict[int, int]:
-    """How many entries that ksmd knows of map each merged page; chains lose those that are gone."""
-    frames = kernel.frames
-    found = [pt.frame(ptes[where]) for ptes, where in _anonymous(kernel, merged=True)]
-    counts = np.bincount(np.concatenate([np.empty(0, np.int64), *found]), minlength=1)
-    merged = np.flatnonzero(frames.flags & KSM)
-    for label, chain in list(kernel.ksm_chains.items()):
-        there = np.isin(chain, merged) & (frames.content[chain] == label)
-        kernel.ksm_chains[label] = [pfn for pfn, it in zip(chain, there, strict=True) if it]
-    known = {pfn for chain in kernel.ksm_chains.values() for pfn in chain}
-    for pfn in merged.tolist():
-        if pfn not in known:  # of a machine that was loaded
-            kernel.ksm_chains.setdefault(int(frames.content[pfn]), []).append(pfn)
-    return {pfn: int(counts[pfn]) if pfn < len(counts) else 0 for pfn in merged.tolist()}
+    return np.asarray(several[kinds] | np.isin(labels, merged) | ((labels == 0) & zero))
 
 
 def _point_to(kernel: Kernel, ptes: Ptes, where: Pfns, pfns: Pfns) -> None:

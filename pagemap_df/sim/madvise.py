@@ -209,7 +209,7 @@ def _with_turns(kernel: Kernel, pfns: Pfns, blocks: Pfns, huge: Pfns) -> Iterato
 
     For a huge page the kernel wants slots in one piece first, and only a device has them.
     """
-    if not kernel.swap.alternates:
+    if not len(pfns) or not kernel.swap.alternates:
         yield pfns
         return
     edges = np.flatnonzero(np.diff(blocks, prepend=-1))
@@ -343,6 +343,8 @@ def guard_install(part: Part) -> None:
     kernel, space, vma, low, high = part
     if vma.has(LOCKED | SPECIAL | HUGETLB):
         raise fail(errno.EINVAL, "locked or special")
+    if vma.anonymous:
+        kernel.anon_prepare(space, vma)
     vma.flags |= GUARDED
     zap(kernel, space, vma, low, high)
     space.table.ensure(low, high)

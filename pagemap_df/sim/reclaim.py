@@ -237,7 +237,8 @@ def _swap_out(kernel: Kernel, pfns: Pfns, mappings: list[tuple[Ptes, Pfns]]) -> 
         old = ptes[where]
         take = leaving[pt.frame(old)] & pt.present(old)
         _leave_entries(kernel, ptes, where[take])
-    cached = gone[(frames.flags[gone] & SWAPCACHE) != 0]
+    # A merged page is still the merged one if it comes back from the swap cache.
+    cached = gone[(frames.flags[gone] & (SWAPCACHE | KSM)) == SWAPCACHE]
     swap.remove_from_cache(cached)
     kernel.free_idle(gone)
     return left

@@ -17,7 +17,9 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from .files import File, ReadAhead
 from .hardware import BLOCK, Pfns
@@ -169,6 +171,14 @@ def _same_origin(one: AnonVma | None, other: AnonVma | None) -> bool:
     return (one is None or other is None) and only is not None and only.depth == 0
 
 
+class Merged(NamedTuple):
+    """Pages that ksmd has looked at, what they held, and the merged pages they are part of."""
+
+    pages: Pfns
+    labels: Pfns
+    nodes: Pfns
+
+
 class AddressSpace:
     """Mappings and page table of a process (``mm_struct``).
 
@@ -185,6 +195,8 @@ class AddressSpace:
         Flags that new mappings get (mlockall).
     merging : int
         Place in the order in which ksmd goes over address spaces; 0 for not at all.
+    merged : Merged
+        What ksmd remembers of its pages.
     opened : dict of int to ReadAhead
         Of each file it has mapped, by number; shared with children, as open files are.
     """
@@ -201,6 +213,7 @@ class AddressSpace:
         self._searched = (mmap_base, 0)
         self.cgroup = 0
         self.opened: dict[int, ReadAhead] = {}
+        self.merged = Merged(*np.empty((3, 0), np.int64))
 
     def index(self, page: int) -> int:
         """Position of the first mapping that ends above `page`."""

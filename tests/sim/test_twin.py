@@ -10,17 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from pagemap_df import sim
-from pagemap_df.errors import NotAvailable, NotPermitted
+from pagemap_df.errors import NotAvailable, NotPermitted, ScriptError
 from pagemap_df.sim import Machine, Script, fork, swapfile
 from pagemap_df.sim.grammar import MACHINE_FORMS, PROCESS_FORMS
 from pagemap_df.sim.twin import RULES, Host, compare, shrink
 from pagemap_df.sim.twin import random as random_run
 from pagemap_df.sim.twin.arena import Arena, Model
-from pagemap_df.sim.twin.compare import TAKING, play
+from pagemap_df.sim.twin.compare import TAKING, Both
+from pagemap_df.sim.twin.generate import STEPS, Draft
 from pagemap_df.sim.twin.generate import script as random_script
 from pagemap_df.sim.twin.runs import numbered
 from pagemap_df.sim.twin.sides import Names, Side, differences, side
@@ -147,6 +149,47 @@ class TestGenerating:
         assert numbered(3, 4).dump() == numbered(3, 4).dump() != numbered(3, 5).dump()
 
 
+class BothSides(RuleBasedStateMachine):
+    """Any operation in any order, carried out on both sides and compared at each snapshot."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+        self.both = Both(host).__enter__()
+        self.draft = Draft(random.Random(), huge=False)
+        self.played: list[str] = []
+
+    @initialize(rng=st.randoms(use_true_random=False), huge=st.booleans())
+    def begin(self, rng: random.Random, huge: bool) -> None:
+        self.draft.huge = huge
+        for step in ("swap", "proc", "mmap"):
+            self.operate(step, rng)
+
+    @rule(step=st.sampled_from(sorted(STEPS)), rng=st.randoms(use_true_random=False))
+    def operate(self, step: str, rng: random.Random) -> None:
+        self.draft.rng = rng
+        del self.draft.lines[:]
+        STEPS[step][1](self.draft)
+        self.play()
+
+    def play(self) -> None:
+        for line in self.draft.lines:
+            (operation,) = Script.parse(line)
+            try:
+                found = self.both.step(operation)
+            except ScriptError:
+                continue  # a mapping that could not be made gives nothing to write to
+            self.played.append(line)
+            if self.both.over is None:
+                assert not found, "\n".join(map(str, [*self.played, *found[:5]]))
+
+    def teardown(self) -> None:
+        try:
+            self.draft.lines[:] = ["snap end"]
+            self.play()
+        finally:
+            self.both.__exit__(None, None, None)
+
+
 class TestKernel:
     @pytest.mark.parametrize("path", REGRESSIONS, ids=lambda path: path.stem)
     def test_regression(self, host, path):
@@ -157,17 +200,17 @@ class TestKernel:
         found = compare(Script.parse(SHARED_SWAP), host=host)
         assert found.empty, found.to_string()
 
-    @settings(
-        max_examples=40,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.randoms(use_true_random=False))
-    def test_scripts_that_a_property_tester_draws(self, host, rng):
-        script = random_script(rng, 15)
-        found = list(play(script, host))
-        assert not found, f"{script.dump()}\n{found[:5]}"
+    def test_any_operation_after_any_other(self, host):
+        run_state_machine_as_test(
+            lambda: BothSides(host),
+            settings=settings(
+                max_examples=30,
+                stateful_step_count=25,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
 
     def test_errors_and_signals_are_compared(self, host, monkeypatch):
         script = Script.parse("proc a\na: m = mmap 3 private anon r\na: write m\nsnap end")

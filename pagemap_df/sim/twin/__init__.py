@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from .host import Host, compare
 from .rules import RULES, Rule
-from .runs import Divergence, Result, random
+from .runs import Divergence, Result, random, run
 from .shrink import shrink
 
-__all__ = ["RULES", "Divergence", "Host", "Result", "Rule", "compare", "random", "shrink"]
+__all__ = ["RULES", "Divergence", "Host", "Result", "Rule", "compare", "random", "run", "shrink"]

@@ -12,6 +12,8 @@ that scripts are told to use, and the heap is moved there as well. Standard libr
 little of it: this is started more often than anything else.
 """
 
+from __future__ import annotations
+
 import _socket
 import array
 import ctypes
@@ -19,6 +21,11 @@ import json
 import marshal
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 PAGE = 4096
 SIGKILL, SIGCHLD = 9, 17
@@ -30,27 +37,27 @@ PR_SET_MM, PR_SET_MM_MAP = 35, 14
 PR_SET_CHILD_SUBREAPER, RLIMIT_CORE = 36, 4
 SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220}
 
-FILES = {}
+FILES: dict[str, int] = {}
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(name, *arguments):
+def call(name: str, *arguments: int | bytes) -> int:
     """Any libc function: int and bytes in, int out; -1 raises OSError."""
     function = getattr(libc, name)
     function.restype = ctypes.c_long
-    result = function(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
+    result: int = function(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
     if result & 0xFFFFFFFF == 0xFFFFFFFF:  # addresses end in zeroes
         raise OSError(ctypes.get_errno(), name)
     return result
 
 
-def read(start, stop, step):
+def read(start: int, stop: int, step: int) -> None:
     """Load a byte of each page."""
     for address in range(start, stop, step):
         ctypes.c_ubyte.from_address(address).value  # noqa: B018
 
 
-def write(start, stop, step, label):
+def write(start: int, stop: int, step: int, label: int) -> None:
     """Store eight bytes at the head of each page, different for each page."""
     for address in range(start, stop, step):
         # Not c_long.value: that loads before it stores, and a load is a fault of its own.
@@ -58,14 +65,14 @@ def write(start, stop, step, label):
         label += 1
 
 
-def fill(start, stop, step, value):
+def fill(start: int, stop: int, step: int, value: int) -> None:
     """Fill whole pages with one value, so that they are equal."""
     page = value.to_bytes(8, "little", signed=True) * (PAGE // 8)
     for address in range(start, stop, step):
         ctypes.memmove(address, page, PAGE)
 
 
-def pwrite(path, first, stop, step, label):
+def pwrite(path: str, first: int, stop: int, step: int, label: int) -> None:
     """write(2) to each page of a file, one at a time, so that no large folio comes of it."""
     fd = os.open(path, os.O_RDWR)
     for page in range(first, stop, step):
@@ -74,14 +81,14 @@ def pwrite(path, first, stop, step, label):
     os.close(fd)
 
 
-def mmap_file(address, size, prot, flags, path, offset):
+def mmap_file(address: int, size: int, prot: int, flags: int, path: str, offset: int) -> int:
     """Map a file by its path; opened once, as only mappings of one open file may merge."""
     if path not in FILES:
         FILES[path] = os.open(path, os.O_RDWR)
     return call("mmap", address, size, prot, flags, FILES[path], offset)
 
 
-def move_heap(address):
+def move_heap(address: int) -> None:
     """Let the heap begin, empty, at another address (PR_SET_MM_MAP).
 
     The rest of the ``prctl_mm_map`` is as stat shows it. malloc finds the heap gone and does
@@ -95,9 +102,10 @@ def move_heap(address):
     call("prctl", PR_SET_MM, PR_SET_MM_MAP, array.array("Q", numbers).tobytes(), 104, 0)
 
 
-def stay(low, high):
+def stay(low: int, high: int) -> None:
     """Keep what is mapped outside of a range in memory, whoever wants it (mlock2, on fault)."""
-    known, ranges = None, []
+    known: list[list[int]] | None = None
+    ranges: list[list[int]] = []
     while ranges != known:
         known = ranges
         with open("/proc/self/maps") as maps:
@@ -107,29 +115,29 @@ def stay(low, high):
                 call("mlock2", start, stop - start, MLOCK_ONFAULT)
 
 
-def become(uid):
+def become(uid: int) -> None:
     """Belong to another user, with the rights of root."""
     os.setresuid(uid, 0, 0)
 
 
-def poke(path, text):
+def poke(path: str, text: str) -> None:
     """Write a setting."""
     with open(path, "w") as knob:
         knob.write(text)
 
 
-def wait(pid):
+def wait(pid: int) -> int:
     """Wait for the end of a process; the signal that ended it, or 0."""
     return os.waitpid(pid, 0)[1] & 0x7F
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[..., int | None]] = {
     f.__name__: f
     for f in (call, read, write, fill, pwrite, mmap_file, move_heap, stay, become, poke, wait)
 }
 
 
-def connect(address):
+def connect(address: str) -> _socket.socket:
     """Connect and say who is there."""
     wire = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     wire.connect("\0" + address)
@@ -137,12 +145,12 @@ def connect(address):
     return wire
 
 
-def fork(flags):
+def fork(flags: int) -> int:
     """fork(2); with CLONE_PARENT the child is a brother, so that the server may wait for it."""
     return call("syscall", SYS_CLONE[os.uname().machine], flags | SIGCHLD, 0, 0, 0, 0)
 
 
-def serve(address):
+def serve(address: str) -> NoReturn:
     """Answer messages until the socket ends."""
     wire = connect(address)
     while True:
@@ -150,6 +158,7 @@ def serve(address):
         if not message:
             os._exit(0)
         operation, *arguments = marshal.loads(message)
+        result: int | None
         try:
             if operation == "exec":
                 program = [sys.executable, "-I", "-S", __file__, address, "task"]
@@ -169,7 +178,7 @@ def serve(address):
         wire.send(marshal.dumps(answer))
 
 
-def guard(server):
+def guard(server: int) -> NoReturn:
     """Wait for the end of the input, then kill the tasks and put everything back.
 
     Lines of the input are JSON: ``["restore", path, text]``, ``["remove", directory]`` (whose
@@ -182,7 +191,12 @@ def guard(server):
     failed = []
     for action, path, *text in reversed(undo):
         try:
-            {"restore": poke, "remove": remove, "rmdir": os.rmdir}[action](path, *text)
+            if action == "restore":
+                poke(path, *text)
+            elif action == "remove":
+                remove(path)
+            else:
+                os.rmdir(path)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -190,14 +204,14 @@ def guard(server):
     sys.exit("\n".join(failed) or 0)
 
 
-def _wait_any():
+def _wait_any() -> int:
     try:
         return os.waitpid(-1, 0)[0]
     except ChildProcessError:
         return 0
 
 
-def remove(directory):
+def remove(directory: str) -> None:
     """Remove a directory of plain files; those that are swap areas are switched off first."""
     for name in os.listdir(directory):
         path = os.fsencode(os.path.join(directory, name))
@@ -211,7 +225,7 @@ def remove(directory):
     os.rmdir(directory)
 
 
-def main(address, role="guard"):
+def main(address: str, role: str = "guard") -> NoReturn:
     """Run as what the command line says."""
     if role == "task":
         serve(address)

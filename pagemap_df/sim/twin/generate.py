@@ -312,7 +312,7 @@ class Draft:
         self.lines.append(f"snap {len(self.lines)}")
 
 
-_WEIGHTS: dict[str, tuple[int, Callable[[Draft], None]]] = {
+STEPS: dict[str, tuple[int, Callable[[Draft], None]]] = {
     "mmap": (16, Draft.mmap),
     "write": (22, Draft.write),
     "read": (14, lambda draft: draft.on_part("read {}", step=True)),
@@ -354,7 +354,7 @@ def script(rng: random.Random, length: int = 25) -> Script:
     >>> print(script(random.Random(2), 4).dump(), end="")
     """
     draft = Draft(rng, huge=rng.randrange(100) < 20)
-    weights = [weight * rng.choice([0, 1, 1, 4]) for weight, _ in _WEIGHTS.values()]
+    weights = [weight * rng.choice([0, 1, 1, 4]) for weight, _ in STEPS.values()]
     if draft.often(5):
         draft.lines.append("memory 512M")
     if draft.often(75):
@@ -363,7 +363,7 @@ def script(rng: random.Random, length: int = 25) -> Script:
         draft.rng.choice([Draft.file, Draft.memfd])(draft)
     draft.proc()
     draft.mmap()
-    steps = [step for _, step in _WEIGHTS.values()]
+    steps = [step for _, step in STEPS.values()]
     if any(weights):
         for step in rng.choices(steps, weights, k=rng.randint(2, length)):
             step(draft)

@@ -186,7 +186,7 @@ class Play:
     def swapoff(self, operation: Operation) -> None:
         """swapoff(2)."""
         number = operation.words["type"]
-        if _libc.swapoff(os.fsencode(self._swaps[number])):  # type: ignore[arg-type]
+        if _libc.swapoff(os.fsencode(self._swaps[number])):
             raise OSError(ctypes.get_errno(), "swapoff")
         self._swaps[number] = None
 

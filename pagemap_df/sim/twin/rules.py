@@ -48,7 +48,7 @@ RULES = (
         "Which pages memory pressure takes depends on the history of LRU lists: after `reclaim` "
         "the model is told which mapped pages and which cached pages of files are gone, and all "
         "that follows is compared, but not which of several swap areas was whose turn. Pages of "
-        "shmem that nobody maps say nothing of themselves.",
+        "shared anonymous memory that nobody maps say nothing of themselves.",
         ("smaps_swap", "swap_type"),
         after="reclaim",
     ),

@@ -6,27 +6,30 @@ kept with its table of differences.
 
 from __future__ import annotations
 
+import gc
 import os
 import random as randomness
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..script import Script
-from .compare import COLUMNS, Tally, play
+from .compare import COLUMNS, play
 from .generate import script as random_script
 from .host import Host
 from .rules import RULES
 from .shrink import shrink
 from .sides import Difference
+from .tally import Tally
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _AGAIN = 3
-_SESSION = 200
+_SESSION = 100
 """Scripts after which others may have the machine."""
 
 
@@ -87,8 +90,8 @@ class Result:
         """How many pages were compared, over all snapshots."""
         return self.tally.pages
 
-    def __str__(self) -> str:
-        """The summary, and every divergence as its script and its first differences."""
+    def summary(self) -> str:
+        """What was compared, how much of it, and how often the two sides did not agree."""
         tally = self.tally
         lines = [
             f"Linux {self.kernel}, seed {self.seed}, {self.seconds:.0f} s",
@@ -102,6 +105,11 @@ class Result:
         lines += [
             f"cut short    {count:>12,}   by rule {name!r}" for name, count in tally.ended.items()
         ]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The summary, and every divergence as its script and its first differences."""
+        lines = [self.summary()]
         for one in self.divergences:
             again = "" if one.stable else " (not when played again)"
             lines += ["", f"script {one.number}{again}:", one.script.dump().rstrip()]
@@ -140,7 +148,7 @@ def random(n: int, seed: int = 0, progress: bool | None = None) -> Result:
     Parameters
     ----------
     n : int
-        Scripts; each costs about a tenth of a second.
+        Scripts; each costs about a twentieth of a second.
     seed : int
         The same seed gives the same scripts.
     progress : bool, optional
@@ -150,25 +158,38 @@ def random(n: int, seed: int = 0, progress: bool | None = None) -> Result:
     -------
     Result
 
+    Raises
+    ------
+    NotPermitted, NotAvailable
+        Where scripts cannot be played on the kernel.
+
     Examples
     --------
     >>> print(numbered(0, 1).dump().splitlines()[0])
     swap 1M
     """
+    return _all(((number, numbered(seed, number)) for number in range(n)), n, seed, progress)
+
+
+def run(script: Script, seed: int = 0) -> Result:
+    """Compare the two on one script, and shrink it if they do not agree; as `random` does it."""
+    return _all([(seed, script)], 1, seed, progress=False)
+
+
+def _all(scripts: Iterable[tuple[int, Script]], n: int, seed: int, progress: bool | None) -> Result:
     result, began = Result(seed), time.monotonic()
-    numbers = _shown(n, progress)
-    for _ in range(0, n, _SESSION):
+    todo = iter(_shown(scripts, n, progress))
+    while result.scripts < n:
         with Host() as host:
-            for number in numbers:
-                _one(result, number, host)
-                if (number + 1) % _SESSION == 0:
-                    break
+            for number, script in islice(todo, _SESSION):
+                _one(result, number, script, host)
+        # A machine and its processes know each other, and are large.
+        gc.collect()
     result.seconds = time.monotonic() - began
     return result
 
 
-def _one(result: Result, number: int, host: Host) -> None:
-    script = numbered(result.seed, number)
+def _one(result: Result, number: int, script: Script, host: Host) -> None:
     found = list(play(script, host, number, result.tally))
     result.tally.script(script)
     result.scripts += 1
@@ -194,9 +215,12 @@ def _shrunk(script: Script, found: list[Difference], number: int, host: Host) ->
     return Divergence(number, small, pd.DataFrame(shown, columns=list(COLUMNS)), stable)
 
 
-def _shown(n: int, progress: bool | None) -> Iterator[int]:
+def _shown(
+    scripts: Iterable[tuple[int, Script]], n: int, progress: bool | None
+) -> Iterable[tuple[int, Script]]:
     if progress or (progress is None and sys.stderr.isatty()):
         from tqdm.auto import tqdm
 
-        return iter(tqdm(range(n), desc="scripts", unit=""))
-    return iter(range(n))
+        shown: Iterable[tuple[int, Script]] = tqdm(scripts, desc="scripts", unit="", total=n)
+        return shown
+    return scripts

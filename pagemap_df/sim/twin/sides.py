@@ -109,7 +109,7 @@ def _values(table: pa.Table, word: str, place: np.ndarray) -> np.ndarray:
 
 
 def _integers(column: pa.ChunkedArray) -> np.ndarray:
-    return column.cast(pa.int64()).fill_null(_UNKNOWN).to_numpy()
+    return np.asarray(column.cast(pa.int64()).fill_null(_UNKNOWN).to_numpy())
 
 
 def _first_places(numbers: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from ..files import DISK
 from ..hardware import ANON, BLOCK, DIRTY, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
 from ..kernel import Kernel
 from ..pagetable import Ptes
-from ..reclaim import evict, split_folios, write_back
+from ..reclaim import drop_cache, evict, split_folios, write_back
 from .arena import FIRST, STOP, Model
 from .play import Play
 from .session import Session
@@ -47,12 +47,12 @@ class _Run:
     @property
     def gone(self) -> Bools:
         """Where the kernel has nothing present."""
-        return (self.words & np.uint64(PRESENT)) == 0
+        return np.asarray((self.words & np.uint64(PRESENT)) == 0)
 
     @property
     def swapped(self) -> Bools:
         """Where the kernel has a swap entry."""
-        return self.gone & ((self.words & np.uint64(ENTRY)) != 0)
+        return np.asarray(self.gone & ((self.words & np.uint64(ENTRY)) != 0))
 
     def frames(self) -> Pfns:
         """The frames in the kernel."""
@@ -128,14 +128,15 @@ def _shrink_caches(model: Model, real: Play) -> None:
     kernel = model.machine.kernel
     for name, fd in real.shelf.fds.items():
         file = model.run.files[name]
-        if file.kind == DISK and file.number in kernel.files and file.pages:
+        if file.number not in kernel.files or not file.pages:
+            continue
+        if file.kind == DISK:
             # Some of it has been written to disk already, or will be any moment.
             os.fdatasync(fd)
             write_back(kernel, file)
-            cached = file.resident(0, file.pages)
-            lost = cached[~_in_memory(fd, file.pages)[cached]]
-            lost = lost[kernel.frames.mapcount[file.cache[lost] - 1] == 0]
-            kernel.free_cached(file.remove(lost, kernel.frames))
+        cached = file.resident(0, file.pages)
+        lost = cached[~_in_memory(fd, file.pages)[cached]]
+        drop_cache(kernel, file.cache[lost] - 1, writeback=True)
 
 
 def _in_memory(fd: int, pages: int) -> Bools:
