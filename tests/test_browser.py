@@ -408,14 +408,21 @@ def test_live_mode_draws_while_the_kernel_is_busy(browser: Any, server: str) -> 
     found.close()
 
 
-def test_quickstart_draws_a_map(browser: Any, tmp_path: Path, shots: Path) -> None:
-    found = sorted(NOTEBOOKS.glob("*quickstart*.ipynb"))
-    if not found or "MemoryMap" not in found[0].read_text():
-        pytest.skip("the quickstart notebook shows no map")
-    (tmp_path / "quickstart.ipynb").write_bytes(found[0].read_bytes())
+def test_the_map_of_the_quickstart_draws_zooms_tells_and_pins(browser: Any, tmp_path: Path, shots: Path) -> None:
+    (found,) = NOTEBOOKS.glob("*quickstart*.ipynb")
+    (tmp_path / "quickstart.ipynb").write_bytes(found.read_bytes())
     with lab(tmp_path) as address:
         page = open_notebook(browser, address, "quickstart.ipynb")
         shown = Map(page, 0)
+        page.mouse.move(*shown.point(0.5, 0.5))
         assert shown.colours()
         page.screenshot(path=shots / "quickstart.png")
+        shown.wheel_to_one_page()
+        told = shown.root.locator(".pagemap-told")
+        page.mouse.move(*shown.point(0.45, 0.45))
+        playwright.expect(told).to_contain_text("It is in memory, in page frame")
+        page.mouse.down()
+        page.mouse.up()
+        playwright.expect(told).to_contain_text("Pinned: 0x")
+        page.screenshot(path=shots / "quickstart-pinned.png")
         page.close()
