@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo browser test lab gallery bench bench-scale twin format build clean
+.PHONY: help demo browser test lab gallery bench bench-scale fleet twin format build clean
 N ?= 2000
 SEED ?= 0
 
@@ -44,6 +44,9 @@ bench: .venv/.ready     ## Measure what the README claims; prints ratios
 
 bench-scale: .venv/.ready ## Large data sets, recordings, two workers; takes long
 	@$(BIN)/python -m tests.bench scale_watch scale_fleet
+
+fleet: .venv/.ready     ## Ask 24 simulated hosts on a cluster that loses a worker on the way
+	@$(BIN)/python -m pagemap_df.demo_fleet
 
 twin: .venv/.ready      ## Hold the simulator against this kernel: make twin N=2000 SEED=1, as root
 	$(BIN)/pagemap-df twin --random $(N) --seed $(SEED) --keep datasets/scripts/regressions

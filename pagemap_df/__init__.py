@@ -49,6 +49,7 @@ dataset        many snapshots of many hosts, read when asked
 fleet          one question to many hosts, on any executor
 collector      capture where nothing can be installed; ``archive`` reads it here
 printing, cli  tables as text; the command pagemap-df
+demo           what make demo does; ``demo_fleet`` what make fleet does
 =============  ===========================================================================
 """
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .entries import KINDS, Bools, Ints
-from .errors import NotAvailable, ProcessGone, TableError
+from .errors import NotAvailable, NotPermitted, ProcessGone, TableError
 from .runs import bounds, concatenated, runs
 
 ABSENT = KINDS.index("absent")
@@ -105,10 +105,14 @@ class Arrays:
         return bool(self.pages[name].null_count < max(len(self.pages), 1))
 
     def need(self, name: str, rows: Bools, what_for: str) -> None:
-        """Raise `NotAvailable` if column `name` is unknown for *all* of `rows`."""
+        """Raise if column `name` is unknown for *all* of `rows`.
+
+        `NotPermitted` where the reader lacked a right, else `NotAvailable`.
+        """
         if rows.any() and self.unknown(name)[rows].all():
             why = self.facts.get("pfns_why") if name in ("pfn", "swap_offset") else None
-            raise NotAvailable(
+            error = NotPermitted if why else NotAvailable
+            raise error(
                 f"{what_for} needs pages.{name}, which this snapshot does not have"
                 + (f" ({why})" if why else "")
                 + f"; {_HOW_TO_JOIN[name]}"

@@ -119,7 +119,8 @@ def main(output: str, mib: int) -> None:
 
     snap, origin = snapshot(mib)
     click.echo(f"{origin}\n{snap!r}\n\n{report(snap)}\n")
-    shutil.rmtree(output, ignore_errors=True)
+    for old in Path(output).glob("host=*"):
+        shutil.rmtree(old)
     place = store.write(snap, output)
     written = sum(file.stat().st_size for file in place.iterdir())
     rows = len(snap.arrow("pages"))

@@ -110,14 +110,11 @@ class Procfs(Source):
     # -- the five questions -------------------------------------------------------------
 
     def facts(self) -> Mapping[str, Any]:
-        """See `Source.facts`. For a live kernel, probed at the first call.
-
-        The huge zero page is looked for again as long as it is not seen, and whenever the
-        kernel has made another one.
-        """
+        """See `Source.facts`. For a live kernel, probed at the first call."""
         if not self._facts:
             self._facts = {"source": "live kernel", **probe.kernel_facts()}
         if self.live and self._facts["pfns"] == "visible":
+            # There may be one only now, or one in another place.
             made = probe.huge_zeros_made()
             if made and (made != self._huge_zeros or self._facts["huge_zero_pfn"] is None):
                 self._huge_zeros = made

@@ -408,7 +408,9 @@ def test_live_mode_draws_while_the_kernel_is_busy(browser: Any, server: str) -> 
     found.close()
 
 
-def test_the_map_of_the_quickstart_draws_zooms_tells_and_pins(browser: Any, tmp_path: Path, shots: Path) -> None:
+def test_the_map_of_the_quickstart_draws_zooms_tells_and_pins(
+    browser: Any, tmp_path: Path, shots: Path
+) -> None:
     (found,) = NOTEBOOKS.glob("*quickstart*.ipynb")
     (tmp_path / "quickstart.ipynb").write_bytes(found.read_bytes())
     with lab(tmp_path) as address:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
@@ -16,11 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pagemap_df import Snapshot, fleet, sharing, take
+from pagemap_df import Snapshot, demo_fleet, fleet, sharing
 from pagemap_df.dataset import Dataset, open_dataset
 from pagemap_df.errors import NotAvailable, PagemapError
-from pagemap_df.sim.machine import Machine
-from tests import living
 from tests.handmade import snapshot
 
 HOSTS = 24
@@ -31,18 +26,7 @@ COUNT = "select ts, pid, count(*) as pages, count(distinct pfn) as frames from p
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """24 simulated hosts: a server and workers that share more or less of its heap."""
-    root = tmp_path_factory.mktemp("fleet")
-    for number in range(HOSTS):
-        machine = Machine("16M", rng=number)
-        server = machine.spawn("server")
-        heap = server.mmap(40)
-        server.write(range(heap, heap + 40))
-        for _ in range(1 + number % 3):
-            worker = server.fork("worker")
-            worker.write(range(heap, heap + number))
-        snap = take(machine)
-        snap.with_facts({**snap.facts, "host": f"h{number:02}"}).to_parquet(root)
-    return open_dataset(root)
+    return demo_fleet.hosts(tmp_path_factory.mktemp("fleet"), HOSTS)
 
 
 @pytest.fixture(scope="module")
@@ -161,64 +145,20 @@ def test_progress_counts_to_the_end(dataset: Dataset) -> None:
 # -- a real cluster --------------------------------------------------------------------------
 
 
-class Cluster:
-    """A Dask scheduler and two workers, each a process of its own on loopback."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "scheduler.json"
-        self.processes = [
-            self._start(
-                "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-                "--no-show", "--scheduler-file", str(self.file),
-            )
-        ]  # fmt: skip
-        living.wait_until(self.file.exists, "the scheduler is up")
-        for n in range(2):
-            self.processes.append(
-                self._start(
-                    "dask_worker", "--scheduler-file", str(self.file), "--nthreads", "1",
-                    "--no-nanny", "--no-dashboard", "--local-directory", str(folder / str(n)),
-                )
-            )  # fmt: skip
-
-    @staticmethod
-    def _start(module: str, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-W", "ignore", "-m", f"distributed.cli.{module}", *options]
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.kill()
-            process.wait()
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_gives_the_same_rows_though_a_worker_is_killed(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("distributed")
+    alone = fleet.map(demo_fleet.slow_sizes, dataset)
+    with demo_fleet.Cluster(tmp_path) as cluster, cluster.client.get_executor() as executor:
+        pd.testing.assert_frame_equal(fleet.map(demo_fleet.slow_sizes, dataset, executor), alone)
 
-    def slow(snap: Snapshot) -> pd.DataFrame:
-        time.sleep(0.05)
-        return snap.pages.groupby("pid").size().rename("pages").reset_index()
+        def lose(done: int, total: int) -> None:
+            if done == total // 4:
+                cluster.lose_a_worker()
 
-    alone = fleet.map(slow, dataset)
-    cluster = Cluster(tmp_path)
-    try:
-        with distributed.Client(scheduler_file=str(cluster.file), timeout=30) as client:
-            client.wait_for_workers(2, timeout=60)
-            with client.get_executor() as executor:
-                pd.testing.assert_frame_equal(fleet.map(slow, dataset, executor), alone)
-
-                def kill(done: int, total: int) -> None:
-                    if done == total // 4:
-                        cluster.processes[-1].kill()
-
-                found = fleet.map(slow, dataset, executor, progress=kill)
-            assert cluster.processes[-1].wait(10) != 0
-            pd.testing.assert_frame_equal(found, alone)
-            assert found["host"].nunique() == HOSTS
-    finally:
-        cluster.stop()
+        found = fleet.map(demo_fleet.slow_sizes, dataset, executor, progress=lose)
+        assert cluster.processes[-1].returncode != 0
+        pd.testing.assert_frame_equal(found, alone)
+        assert found["host"].nunique() == HOSTS

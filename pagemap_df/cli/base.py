@@ -126,9 +126,14 @@ def snapshot_of(where: str | None, pids: tuple[int, ...], options: dict[str, Any
 
 def _say_doubts(snap: Snapshot) -> None:
     facts = snap.facts
+    unknown = dict(facts.get("unknown", {}))
     if facts.get("pfns") == "hidden":
-        click.echo(f"pagemap-df: frame numbers are hidden: {facts.get('pfns_why')}", err=True)
-    for column, why in facts.get("unknown", {}).items():
+        why = str(facts.get("pfns_why"))
+        lost = sorted(column for column, reason in unknown.items() if why in reason)
+        so = f", and so {', '.join(lost)} unknown" if lost else ""
+        click.echo(f"pagemap-df: frame numbers are hidden{so}: {why}", err=True)
+        unknown = {column: reason for column, reason in unknown.items() if column not in lost}
+    for column, why in unknown.items():
         click.echo(f"pagemap-df: {column} is unknown: {why}", err=True)
 
 

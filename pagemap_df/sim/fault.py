@@ -29,7 +29,7 @@ from . import readahead, thp
 from .anonfault import do_anonymous_page, do_swap_page, do_wp_page
 from .filefault import do_cow_fault, do_read_fault, do_shared_fault
 from .files import DISK, HUGE
-from .hardware import BLOCK, DIRTY, OutOfFrames
+from .hardware import BLOCK, OutOfFrames
 from .hugetlb import fault as hugetlb_fault
 from .kernel import Kernel, Signal
 from .reclaim import make_room
@@ -231,7 +231,7 @@ def _dirty(fault: Fault) -> None:
     """The hardware marks what it writes; the kernel marks the folio and leaves the entry."""
     if fault.keep:
         clean = pt.mapped(fault.ptes) & ~pt.has(fault.ptes, pt.DIRTY)
-        fault.kernel.frames.flags[pt.frame(fault.ptes[clean])] |= DIRTY
+        fault.kernel.frames.mark_dirty(pt.frame(fault.ptes[clean]))
         return
     fault.ptes |= pt.YOUNG | pt.DIRTY
     for page in fault.blocks(pt.has(fault.ptes, pt.PMD)):

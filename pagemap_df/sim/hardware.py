@@ -157,6 +157,12 @@ class Frames:
         """How many frames can be handed out."""
         return self._pages.count + self._blocks.count * BLOCK
 
+    def mark_dirty(self, pfns: Pfns) -> None:
+        """Set DIRTY, which all parts of a large folio have in common."""
+        self.flags[pfns] |= DIRTY
+        blocks = np.unique(pfns[(self.flags[pfns] & LARGE) != 0] // BLOCK)
+        self.flags[(blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()] |= DIRTY
+
     def tick(self) -> int:
         """Let the clock that `age` is read from go on by one."""
         self._clock += 1

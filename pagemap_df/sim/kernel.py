@@ -168,11 +168,16 @@ class Kernel:
         if not len(entries):
             return
         pfns = self.swap.cached(entries)
-        self.swap.drop(entries)
-        pfns = pfns[pfns >= 0]
-        self.swap.free_while_full(pfns[self.frames.mapcount[pfns] > 0])
-        pfns = np.unique(pfns)
-        self.free_idle(pfns[self.frames.mapcount[pfns] == 0])
+        # While swap is nearly full, it matters which slots come free before which.
+        state = np.where(pfns < 0, -1, np.minimum(self.frames.mapcount[pfns], 1))
+        edges = np.flatnonzero(np.diff(state)) + 1
+        edges = edges[: len(edges) if self.swap.nearly_full else 0]
+        for some, cached in zip(np.split(entries, edges), np.split(pfns, edges), strict=True):
+            self.swap.drop(some)
+            cached = cached[cached >= 0]
+            self.swap.free_while_full(cached[self.frames.mapcount[cached] > 0])
+            cached = np.unique(cached)
+            self.free_idle(cached[self.frames.mapcount[cached] == 0])
 
     def anon_prepare(self, space: AddressSpace, vma: Vma) -> None:
         """Give a mapping its anon_vma before its first private page (``anon_vma_prepare``)."""

@@ -45,9 +45,10 @@ def scan(kernel: Kernel) -> int:
         return 0
     frames = kernel.frames
     targets, nodes = _Ksmd(kernel, rows).passes()
-    merged = np.unique(nodes[nodes >= 0])
-    kernel.swap.free_swap(merged[(frames.flags[merged] & KSM) == 0])
-    frames.flags[merged] = (frames.flags[merged] | KSM | DIRTY) & ~EXCLUSIVE
+    new = np.unique(nodes[nodes >= 0])
+    new = new[(frames.flags[new] & KSM) == 0]
+    kernel.swap.free_swap(new)
+    frames.flags[new] = (frames.flags[new] | KSM | DIRTY) & ~EXCLUSIVE
     ends = np.cumsum([len(some.pages) for some in rows])[:-1]
     return sum(
         some.become(kernel, *new)

@@ -7,7 +7,7 @@ hole in the range comes last: what is mapped has been treated by then.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,19 +15,17 @@ from . import ksm, readahead, thp
 from . import pagetable as pt
 from .fault import access
 from .hardware import (
-    ANON,
     BLOCK,
     DIRTY,
     LARGE,
-    RESERVED,
     SWAPBACKED,
     SWAPCACHE,
-    Bools,
-    Pfns,
 )
 from .kernel import Kernel, Signal
 from .mmap import punch
-from .reclaim import evict, make_room, mlocked, split_folios
+from .pageout import of_whole_blocks, split_lone_folios
+from .pageout import pageout as reclaim_range
+from .reclaim import make_room, mlocked
 from .vma import (
     DONTCOPY,
     GUARDED,
@@ -147,7 +145,7 @@ def free(part: Part) -> None:
     kernel, space, vma, low, high = part
     if not vma.anonymous or vma.has(LOCKED):
         raise fail(errno.EINVAL, "locked, or not private anonymous memory")
-    _split_lone_folios(kernel, space, low, high, whole=False)
+    split_lone_folios(kernel, space, low, high, whole=False)
     frames = kernel.frames
     for _, ptes in space.table.runs(low, high):
         entries = ptes[pt.swapped(ptes)]
@@ -159,7 +157,9 @@ def free(part: Part) -> None:
         lone = frames.mapcount[pfns] == 1
         usable = ((flags & (SWAPCACHE | DIRTY)) == 0) | lone
         huge = pt.has(ptes[counted], pt.PMD)
-        usable &= ((flags & LARGE) == 0) | (_whole(pfns) & (_whole(pfns, lone) | ~huge))
+        usable &= ((flags & LARGE) == 0) | (
+            of_whole_blocks(pfns) & (of_whole_blocks(pfns, lone) | ~huge)
+        )
         kernel.swap.free_swap(pfns[usable])
         lazy = usable & ((frames.flags[pfns] & SWAPCACHE) == 0) & ~np.isin(pfns, mlocked(kernel))
         frames.flags[pfns[lazy]] &= ~(DIRTY | SWAPBACKED)
@@ -167,128 +167,12 @@ def free(part: Part) -> None:
         ptes[counted] &= ~(pt.DIRTY | pt.YOUNG)
 
 
-def _whole(pfns: Pfns, which: Bools | None = None) -> Bools:
-    """Which of the frames belong to a block of which all 512 are here, or are so and `which`."""
-    block = np.unique(pfns // BLOCK, return_inverse=True)[1]
-    return np.asarray(np.bincount(block, which)[block] == BLOCK)
-
-
 def pageout(part: Part) -> None:
     """Reclaim what is mapped here and nowhere else."""
     kernel, space, vma, low, high = part
     if vma.has(LOCKED | HUGETLB | SPECIAL):
         raise fail(errno.EINVAL, "locked or special")
-    kept = _drop_lazy_folios(kernel, space, low, high)
-    huge = _huge_blocks(space, low, high)
-    _split_lone_folios(kernel, space, low, high, whole=True, but=kept)
-    found: list[Pfns] = []
-    turns: list[Pfns] = []
-    mappings = []
-    frames = kernel.frames
-    for first, ptes in space.table.runs(low, high):
-        where = np.flatnonzero(pt.mapped(ptes))
-        pfns = pt.frame(ptes[where])
-        keep = frames.flags[pfns] & (LARGE | RESERVED)
-        lone = (frames.mapcount[pfns] == 1) & (keep == 0)
-        ptes[where[lone]] &= ~pt.YOUNG
-        found.append(pfns[lone])
-        page = first + where[lone]
-        back = np.isin(page // BLOCK, huge) & (page % BLOCK > 0)
-        turns.append(np.where(back, 2 * (page // BLOCK * BLOCK) + BLOCK - page, page))
-        mappings.append((ptes, where[lone]))
-    if found:
-        turn = np.concatenate(turns)
-        order = np.argsort(turn, kind="stable")
-        pfns = np.concatenate(found)[order]
-        for some in _with_turns(kernel, pfns, turn[order] // BLOCK, huge):
-            evict(kernel, some, mappings)
-
-
-def _with_turns(kernel: Kernel, pfns: Pfns, blocks: Pfns, huge: Pfns) -> Iterator[Pfns]:
-    """The frames in pieces, the next swap area having its turn before each huge page.
-
-    For a huge page the kernel wants slots in one piece first, and only a device has them.
-    """
-    if not len(pfns) or not kernel.swap.alternates:
-        yield pfns
-        return
-    edges = np.flatnonzero(np.diff(blocks, prepend=-1))
-    for first, stop in zip(edges, [*edges[1:], len(pfns)], strict=True):
-        if blocks[first] in huge:
-            kernel.swap.rotate()
-        yield pfns[first:stop]
-
-
-def _drop_lazy_folios(kernel: Kernel, space: AddressSpace, low: int, high: int) -> set[int]:
-    """Drop lazily freed large folios in one piece (``unmap_huge_pmd_locked``, Linux 6.12).
-
-    One that was written to since only loses its PMD, and is like any other from the next time
-    on; the block numbers of those.
-    """
-    frames, kept = kernel.frames, set()
-    lazy = LARGE | ANON | SWAPBACKED | SWAPCACHE | DIRTY
-    for page, ptes in list(space.table.runs(low, high)):
-        where = np.flatnonzero(pt.mapped(ptes))
-        pfns = pt.frame(ptes[where])
-        flags = frames.flags[pfns] & lazy
-        lone = (frames.mapcount[pfns] == 1) & (flags > ANON) & ((flags & ~LARGE) == ANON)
-        lone = lone & _whole(pfns, lone)
-        for block in np.unique(pfns[lone] // BLOCK).tolist():
-            at = where[pfns // BLOCK == block]
-            old = ptes[at]
-            if pt.has(old, pt.DIRTY).any():
-                frames.flags[block * BLOCK : (block + 1) * BLOCK] |= SWAPBACKED | DIRTY
-                ptes[at] &= ~pt.PMD
-                kept.add(block)
-                continue
-            ptes[at] = pt.NONE
-            kernel.unmap(pt.frame(old))
-            if old[0] & pt.PMD:
-                space.table.forget(page + int(at[0]), page + int(at[-1]) + 1)
-    return kept
-
-
-def _huge_blocks(space: AddressSpace, low: int, high: int) -> Pfns:
-    """Numbers of the blocks that are mapped by PMD and lie in range as a whole.
-
-    Once split, the kernel takes their first page first, and the others from the last one on.
-    """
-    blocks = [
-        (page + np.flatnonzero(pt.has(ptes, pt.PMD))) // BLOCK
-        for page, ptes in space.table.runs(low, high)
-    ]
-    found, pages = np.unique(np.concatenate([np.empty(0, np.int64), *blocks]), return_counts=True)
-    return np.asarray(found[pages == BLOCK])
-
-
-def _split_lone_folios(
-    kernel: Kernel,
-    space: AddressSpace,
-    low: int,
-    high: int,
-    *,
-    whole: bool,
-    but: Collection[int] = (),
-) -> None:
-    """Split large folios that nobody else maps; without `whole`, only those partly in range.
-
-    Not the blocks `but`.
-    """
-    frames = kernel.frames
-    lone = []
-    for page, ptes in space.table.runs(low, high):
-        where = np.flatnonzero(pt.mapped(ptes))
-        pfns = pt.frame(ptes[where])
-        large = (frames.flags[pfns] & (LARGE | ANON)) > ANON
-        if not whole:
-            large &= ~_whole(pfns)
-        found, at = np.unique(pfns[large] // BLOCK, return_index=True)
-        for block, index in zip(found.tolist(), at.tolist(), strict=True):
-            place, pfn = page + int(where[large][index]), int(pfns[large][index])
-            if block not in but and thp.owned_alone(kernel, space, place, pfn):
-                lone.append(block)
-    if lone:
-        split_folios(kernel, np.unique(lone) * BLOCK)
+    reclaim_range(kernel, space, low, high)
 
 
 def cold(part: Part) -> None:
@@ -296,7 +180,7 @@ def cold(part: Part) -> None:
     kernel, space, vma, low, high = part
     if vma.has(LOCKED | HUGETLB | SPECIAL):
         raise fail(errno.EINVAL, "locked or special")
-    _split_lone_folios(kernel, space, low, high, whole=False)
+    split_lone_folios(kernel, space, low, high, whole=False)
     for _, ptes in space.table.runs(low, high):
         where = np.flatnonzero(pt.mapped(ptes))
         lone = kernel.frames.mapcount[pt.frame(ptes[where])] == 1

@@ -162,13 +162,15 @@ def evict(
     Parameters
     ----------
     mappings : list, optional
-        The entries that map them: entries of a run, positions. Looked for if not given.
+        The entries that map them, and maybe others: entries of a run, positions. Looked for if
+        not given.
     writeback : bool
         Write dirty pages of files first, instead of leaving them in the cache.
     """
     flags = kernel.frames.flags
     if mappings is None:
         mappings = [(ptes, where) for _, _, ptes, where in kernel.rmap(pfns)]
+    mappings = [(ptes, where[_that_map(ptes[where], pfns)]) for ptes, where in mappings]
     clean = pfns[(flags[pfns] & DIRTY) == 0]
     for ptes, where in mappings:
         flags[pt.frame(ptes[where[pt.has(ptes[where], pt.DIRTY)]])] |= DIRTY
@@ -182,6 +184,10 @@ def evict(
         ptes[where] = pt.NONE
         kernel.unmap(pt.frame(old))
     drop_cache(kernel, pfns[~anon], writeback=writeback)
+
+
+def _that_map(ptes: Ptes, pfns: Pfns) -> Bools:
+    return np.asarray(pt.present(ptes) & np.isin(pt.frame(ptes), pfns))
 
 
 def swap_out(kernel: Kernel, pfns: Pfns, mappings: list[tuple[Ptes, Pfns]]) -> Pfns:

@@ -82,17 +82,20 @@ class SwapArea:
             if not count:
                 break
         offsets = np.concatenate([np.empty(0, np.int64), *found])
-        if len(offsets):
-            self._cursor = int(offsets[-1]) + 1
+        self._cursor = int(offsets[-1]) + 1 if len(offsets) and not count else 0
         return offsets
 
     def _clusters(self) -> Iterator[tuple[int, int]]:
-        """Ranges of offsets: the rest of the current cluster, the others in turn, its beginning."""
-        number = self._cursor // CLUSTER
-        yield self._cursor, min((number + 1) * CLUSTER, self.pages)
-        for other in (*range(number + 1, -(-self.pages // CLUSTER)), *range(number)):
-            yield max(other * CLUSTER, 1), min((other + 1) * CLUSTER, self.pages)
-        yield max(number * CLUSTER, 1), self._cursor
+        """Ranges of offsets: the rest of the current cluster, those in use, those that are not."""
+        number, rest = divmod(self._cursor, CLUSTER)
+        current = self._cursor if rest and self._cursor < self.pages else None
+        if current is not None:
+            yield current, min((number + 1) * CLUSTER, self.pages)
+        firsts = np.arange(0, self.pages, CLUSTER)
+        used = np.add.reduceat((self.holders > 0) | (self.cache != 0), firsts, dtype=np.int64) > 0
+        for first in (*firsts[used].tolist(), *firsts[~used].tolist()):
+            low, high = max(first, 1), min(first + CLUSTER, self.pages)
+            yield low, current if current is not None and first == number * CLUSTER else high
 
     def cached_only(self) -> Pfns:
         """Offsets that nothing but the swap cache holds, in as many clusters as are in use."""
@@ -166,6 +169,13 @@ class SwapDevices:
     def rotate(self) -> None:
         """Let one turn pass."""
         self._turn += 1
+
+    def pass_over(self, count: int) -> None:
+        """Hand out so many slots that come back at once: the next search begins behind them."""
+        entries = self.alloc(min(count, max(self.free - 1, 0)))
+        for area, _, offsets in self._by_area(entries):
+            area.cache[offsets] = 0
+            area.used -= len(offsets)
 
     def alloc(self, count: int) -> Pfns:
         """Entries for up to `count` pages, without holders yet, by priority."""

@@ -8,12 +8,14 @@ written to, a partial unmap) splits the PMD mapping into 512 entries; the folio 
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 
 from . import pagetable as pt
 from .hardware import BLOCK, EXCLUSIVE, FRESH_ANON, SWAPCACHE, THP, Pfns
 from .kernel import Kernel
-from .vma import HUGEPAGE, NOHUGEPAGE, WRITE, AddressSpace, Vma
+from .vma import HUGEPAGE, NOHUGEPAGE, WRITE, AddressSpace, Vma, fail
 
 
 def allowed(kernel: Kernel, vma: Vma) -> bool:
@@ -133,7 +135,8 @@ def collapse(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> bool
     """Gather 512 pages into a new huge page (``collapse_huge_page``, MADV_COLLAPSE).
 
     Pages that are absent become zeroes; swapped ones must have been brought in. False for a
-    hole without a page table, None if no 512 frames hang together.
+    hole without a page table, None if no 512 frames hang together. EAGAIN for a page that is
+    there twice: the first time it was locked.
     """
     first = number * BLOCK
     old = space.table.leaf(first)
@@ -141,6 +144,9 @@ def collapse(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> bool
         return False
     if old[0] & pt.PMD:
         return True
+    mapped = pt.frame(old[pt.mapped(old)])
+    if len(np.unique(mapped)) < len(mapped):
+        raise fail(errno.EAGAIN, "a page that is mapped twice")
     pfns = kernel.frames.alloc_block(FRESH_ANON | EXCLUSIVE | THP)
     if pfns is None:
         return None

@@ -105,6 +105,8 @@ class Model:
     machine, run : Machine, Run
     image : dict
         First page of the image of each process that has one.
+    merged_out : bool
+        Whether memory pressure took a merged page.
 
     Parameters
     ----------
@@ -116,6 +118,7 @@ class Model:
     def __init__(self, machine: Machine, seed: int = 0) -> None:
         self.machine, self.run = machine, Run(machine)
         self.image: dict[str, int] = {}
+        self.merged_out = False
         self._rng = np.random.default_rng(seed)
 
     def step(self, operation: Operation) -> None:

@@ -89,7 +89,7 @@ class Both:
         if operation.op == "reclaim":
             tell(self.model, real, self.host)
         self._names.learn(self.model)
-        self.over = ended(machine.kernel)
+        self.over = ended(self.model)
         ours = sorted(outcome.what for outcome in machine.outcomes[known[0] :])
         theirs = sorted(outcome.what for outcome in real.outcomes[known[1] :])
         if ours == theirs:

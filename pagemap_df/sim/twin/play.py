@@ -22,45 +22,11 @@ from ..process import protection
 from ..run import Mapped
 from ..run import _pages as span
 from ..script import Operation
+from . import abi
 from .arena import IMAGE, STOP, Model
 from .session import Session
 from .shelf import Shelf
 from .task import Task
-
-_SHARED, _PRIVATE, _FIXED, _ANONYMOUS = 0x01, 0x02, 0x10, 0x20
-_NOREPLACE = 0x100000
-_OPTIONS = {"populate": 0x8000, "huge": 0x40000, "noreserve": 0x4000, "growsdown": 0x100}
-_MAYMOVE, _REMAP_FIXED, _DONTUNMAP = 1, 2, 4
-_BRK = 12
-_CLONE_PARENT = 0x8000
-_SWAP_PREFER = 0x8000
-_ONFAULT = 1
-ADVICE = {
-    "NORMAL": 0,
-    "RANDOM": 1,
-    "SEQUENTIAL": 2,
-    "WILLNEED": 3,
-    "DONTNEED": 4,
-    "FREE": 8,
-    "REMOVE": 9,
-    "DONTFORK": 10,
-    "DOFORK": 11,
-    "MERGEABLE": 12,
-    "UNMERGEABLE": 13,
-    "HUGEPAGE": 14,
-    "NOHUGEPAGE": 15,
-    "WIPEONFORK": 18,
-    "KEEPONFORK": 19,
-    "COLD": 20,
-    "PAGEOUT": 21,
-    "POPULATE_READ": 22,
-    "POPULATE_WRITE": 23,
-    "DONTNEED_LOCKED": 24,
-    "COLLAPSE": 25,
-    "GUARD_INSTALL": 102,
-    "GUARD_REMOVE": 103,
-}
-"""Numbers of madvise(2), in ``uapi/asm-generic/mman-common.h``."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -178,7 +144,7 @@ class Play:
         number = self._swaps.index(None) if None in self._swaps else len(self._swaps)
         path = self.host.swap_file(number, size_of(operation.words["size"]) // PAGE_SIZE)
         priority = operation.words.get("prio")
-        flags = 0 if priority is None else _SWAP_PREFER | priority
+        flags = 0 if priority is None else abi.SWAP_PREFER | priority
         if _libc.swapon(os.fsencode(path), flags):
             raise OSError(ctypes.get_errno(), "swapon")
         self._swaps[number : number + 1] = [path]
@@ -247,7 +213,9 @@ class Play:
         """Text or data of a program, and the page of it that is touched first."""
         start, offset, pages = (number * PAGE_SIZE for number in where)
         prot = protection("rw" if write else "r-x")
-        task.ask("mmap_file", start, pages, prot, _PRIVATE | _FIXED, self.shelf.link(image), offset)
+        task.ask(
+            "mmap_file", start, pages, prot, abi.PRIVATE | abi.FIXED, self.shelf.link(image), offset
+        )
         touch: tuple[Any, ...] = (start, start + PAGE_SIZE, PAGE_SIZE)
         task.ask("write", *touch, self.shelf.labels(1)) if write else task.ask("read", *touch)
 
@@ -259,7 +227,7 @@ class Play:
             if parent not in self.tasks:
                 self._note(operation, "ESRCH")
                 continue
-            self.tasks[parent].ask("fork", _CLONE_PARENT)
+            self.tasks[parent].ask("fork", abi.CLONE_PARENT)
             self.tasks[name] = self.host.accept()
             self.mappings[name] = dict(self.mappings[parent])
 
@@ -273,17 +241,17 @@ class Play:
     def mmap(self, operation: Operation, task: Task) -> None:
         """mmap(2), where the model has it."""
         words = operation.words
-        flags = _SHARED if words["sharing"] == "shared" else _PRIVATE
-        flags |= sum(bit for name, bit in _OPTIONS.items() if words.get(name))
+        flags = abi.SHARED if words["sharing"] == "shared" else abi.PRIVATE
+        flags |= sum(bit for name, bit in abi.OPTIONS.items() if words.get(name))
         place = self._place(operation)
         where = self._planned(operation, words["name"]) if place is None else place
         if where:
-            flags |= _NOREPLACE if place is None else _FIXED
+            flags |= abi.NOREPLACE if place is None else abi.FIXED
         prot = protection(words["prot"])
         if isinstance(words["what"], int):
             pages = words["what"]
             size = pages * PAGE_SIZE
-            got = task.call("mmap", where * PAGE_SIZE, size, prot, flags | _ANONYMOUS, -1, 0)
+            got = task.call("mmap", where * PAGE_SIZE, size, prot, flags | abi.ANONYMOUS, -1, 0)
         else:
             part = Part.of(words["what"])
             inside = self._inside(part.name, part)
@@ -302,7 +270,7 @@ class Play:
         words = operation.words
         assert operation.process is not None
         first = self.model.run.mappings[operation.process][words["name"]][0]
-        task.call("syscall", _BRK, (first + words["pages"]) * PAGE_SIZE)
+        task.call("syscall", abi.BRK, (first + words["pages"]) * PAGE_SIZE)
         self._named(operation)[words["name"]] = (first, words["pages"])
 
     def mremap(self, operation: Operation, task: Task) -> None:
@@ -315,10 +283,10 @@ class Play:
             words["pages"] * PAGE_SIZE,
         )
         place, planned = self._place(operation), self._planned(operation, name)
-        flags = _MAYMOVE | (_DONTUNMAP if words.get("keep") else 0)
+        flags = abi.MAYMOVE | (abi.DONTUNMAP if words.get("keep") else 0)
         to = (planned if place is None else place) * PAGE_SIZE
         if place is not None or (words.get("keep") and planned != pages.start):
-            flags |= _REMAP_FIXED
+            flags |= abi.REMAP_FIXED
         elif words.get("keep"):
             to = 0
         elif not words.get("keep") and planned != pages.start and new > old:
@@ -327,7 +295,7 @@ class Play:
             except OSError as error:
                 if error.errno != errno.ENOMEM:
                     raise
-                flags |= _REMAP_FIXED
+                flags |= abi.REMAP_FIXED
             else:
                 self._named(operation)[name] = (got // PAGE_SIZE, words["pages"])
                 return
@@ -376,8 +344,8 @@ def _addresses(pages: range) -> tuple[int, int, int]:
 _RANGE_CALLS: dict[str, Callable[[Operation], tuple[Any, ...]]] = {
     "munmap": lambda item: ("munmap",),
     "mprotect": lambda item: ("mprotect", protection(item.words["prot"])),
-    "madvise": lambda item: ("madvise", ADVICE[item.words["advice"]]),
-    "mlock": lambda item: ("mlock2", _ONFAULT) if item.words.get("onfault") else ("mlock",),
+    "madvise": lambda item: ("madvise", abi.ADVICE[item.words["advice"]]),
+    "mlock": lambda item: ("mlock2", abi.ONFAULT) if item.words.get("onfault") else ("mlock",),
     "munlock": lambda item: ("munlock",),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-from ..kernel import Kernel
+from .arena import Model
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ RULES = (
         after="reclaim",
     ),
     Rule(
+        "merged",
+        "A merged page that went to swap comes back as what it was as long as the swap cache "
+        "has it, and else as a copy for each. How long that is under memory pressure depends on "
+        "when it was written out.",
+        ends=True,
+    ),
+    Rule(
         "worker",
         "When the last slot of swap is taken, a worker of the kernel begins to take slots away "
         "from pages that are back in memory. Whether a page that needs one comes before the "
@@ -95,11 +102,15 @@ RULES = (
 """Every one of them."""
 
 
-def ended(kernel: Kernel) -> str | None:
+def ended(model: Model) -> str | None:
     """The rule by which a script is not compared any further, if there is one."""
-    if kernel.short:
-        return "memory"
-    return "worker" if kernel.swap.raced else None
+    kernel = model.machine.kernel
+    happened = {
+        "memory": kernel.short,
+        "worker": kernel.swap.raced,
+        "merged": model.merged_out,
+    }
+    return next((name for name, it in happened.items() if it), None)
 
 
 def blanked(done: Container[str]) -> frozenset[str]:

@@ -32,7 +32,7 @@ from ...errors import NotAvailable, NotPermitted
 from ...procfs import Procfs
 from .. import readahead
 from ..hardware import BLOCK, PAGE_SIZE
-from . import disk
+from . import abi, disk
 from .arena import Arena
 from .task import WAIT, Task
 
@@ -56,9 +56,9 @@ _KNOBS = {
 """Settings by the names that scripts have for them, where they are, and what they start with."""
 
 _PATIENCE = 60.0
+_CAP_SYS_ADMIN = 21
 _KB = PAGE_SIZE // 1024
-_RW, _PRIVATE_ANON, _MERGEABLE, _HUGEPAGE, _COLD = 3, 0x22, 12, 14, 20
-_MOVE_PAGES, _MOVE = {"x86_64": 279}.get(os.uname().machine, 239), 2
+_RW, _PRIVATE_ANON = 3, abi.PRIVATE | abi.ANONYMOUS
 _numbers = itertools.count()
 
 
@@ -79,9 +79,12 @@ class Session:
 
     def __enter__(self) -> Self:
         """Take the lock, start guard and server, set the knobs."""
-        if os.geteuid() != 0:
+        if os.uname().machine != "x86_64":
+            raise NotAvailable("the model is of x86-64; there is nothing to compare with here")
+        if os.geteuid() != 0 or not _may_administer():
             raise NotPermitted(
-                "playing scripts on the kernel needs root (page frames, swap, knobs)"
+                "playing scripts on the kernel needs root with CAP_SYS_ADMIN (page frames, swap, "
+                "knobs)"
             )
         with ExitStack() as stack:
             self._lock = stack.enter_context(open(LOCK, "a"))
@@ -143,13 +146,13 @@ class Session:
         self._hold_huge_zero()
         # ksmd sleeps for as long as nothing at all is mergeable, and would never have done.
         if "ksm" in self._paths:
-            self.server.call("madvise", self._own, PAGE_SIZE, _MERGEABLE)
+            self.server.call("madvise", self._own, PAGE_SIZE, abi.ADVICE["MERGEABLE"])
 
     def _hold_huge_zero(self) -> None:
         """Have the huge zero page be one and the same as long as the session lasts."""
         size = 2 * BLOCK * PAGE_SIZE
         start = self.server.call("mmap", 0, size, _RW, _PRIVATE_ANON, -1, 0)
-        self.server.call("madvise", start, size, _HUGEPAGE)
+        self.server.call("madvise", start, size, abi.ADVICE["HUGEPAGE"])
         self.server.ask("read", start, start + size, PAGE_SIZE)
 
     def _mount_debugfs(self) -> None:
@@ -264,7 +267,7 @@ class Session:
 
     def drain(self) -> None:
         """Empty the CPU's batches of pages on their way between lists (``lru_add_drain``)."""
-        self.server.call("madvise", self._own, PAGE_SIZE, _COLD)
+        self.server.call("madvise", self._own, PAGE_SIZE, abi.ADVICE["COLD"])
 
     def settle(self) -> None:
         """Wait until what is on its way to swap is there, and no CPU's batches hold any of it.
@@ -273,7 +276,7 @@ class Session:
         them (``lru_add_drain_all``) before it moves what it is asked to, which is nothing.
         """
         _wait_until(_nothing_is_written, "pages to be written out", WAIT)
-        self.server.call("syscall", _MOVE_PAGES, 0, 0, 0, self._own, 0, _MOVE)
+        self.server.call("syscall", abi.MOVE_PAGES, 0, 0, 0, self._own, 0, abi.MOVE)
 
     def merge(self) -> None:
         """Let ksmd go over everything, as often as it takes to believe what it sees."""
@@ -282,6 +285,11 @@ class Session:
         self.set("ksm", "1")
         _wait_until(lambda: int(scans.read_text()) >= target, "KSM to scan", WAIT)
         self.set("ksm", "0")
+
+
+def _may_administer() -> bool:
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def _nothing_is_written() -> bool:

@@ -20,7 +20,7 @@ from ...entries import ENTRY, FRAME, PRESENT, Words
 from ...pageflags import mask
 from .. import pagetable as pt
 from ..files import DISK
-from ..hardware import ANON, BLOCK, DIRTY, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
+from ..hardware import ANON, BLOCK, DIRTY, KSM, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
 from ..kernel import Kernel
 from ..pagetable import Ptes
 from ..reclaim import drop_cache, evict, split_folios, write_back
@@ -77,7 +77,9 @@ def tell(model: Model, real: Play, host: Session) -> None:
         old = pt.frame(run.ptes[single])
         run.ptes[single] = pt.NONE
         kernel.unmap(old)
-    evict(kernel, np.setdiff1d(gone, left), writeback=True)
+    gone = np.setdiff1d(gone, left)
+    model.merged_out |= bool((kernel.frames.flags[gone] & KSM).any())
+    evict(kernel, gone, writeback=True)
     _shrink_caches(model, real)
 
 
