@@ -14,6 +14,7 @@ import numpy as np
 from . import ksm, readahead, thp
 from . import pagetable as pt
 from .fault import access
+from .files import DISK
 from .hardware import (
     BLOCK,
     DIRTY,
@@ -190,7 +191,7 @@ def cold(part: Part) -> None:
 def willneed(part: Part) -> None:
     """Read pages of a file ahead. Swapped ones only go to the swap cache, which nothing shows."""
     kernel, space, vma, low, high = part
-    if vma.file is not None and not vma.file.shmem:
+    if vma.file is not None and vma.file.kind == DISK:
         pages = min(high - low, readahead.MOST)
         make_room(kernel, space, pages)
         readahead.read(kernel, space, vma.file, vma.file_page(low), pages)
