@@ -216,11 +216,28 @@ def collapse(part: Part) -> None:
         raise fail(errno.EINVAL, "not fit for huge pages")
     if not thp.whole_blocks(vma.first, vma.stop) or -(-low // BLOCK) > high // BLOCK:
         raise fail(errno.EINVAL, "no 2 MiB of it are aligned")
-    blocks = [thp.collapse(kernel, space, vma, n) for n in thp.whole_blocks(low, high)]
-    if None in blocks:
-        raise fail(errno.ENOMEM, "no huge page to be had")
-    if not all(blocks):
-        raise fail(errno.EINVAL, "some of it has no page table")
+    failed = 0
+    for number in thp.whole_blocks(low, high):
+        guarded = not _swap_in(kernel, space, number)
+        failed = thp.collapse(kernel, space, vma, number) or failed
+        if guarded or failed == errno.ENOMEM:
+            break
+    if failed:
+        raise fail(failed, "not all of it could be collapsed")
+
+
+def _swap_in(kernel: Kernel, space: AddressSpace, number: int) -> bool:
+    """Bring in what is swapped out of a block, up to the first guard page; whether there is none."""
+    leaf = space.table.leaf(number * BLOCK)
+    if leaf is None:
+        return True
+    entries = np.flatnonzero(pt.has(leaf, pt.ENTRY))
+    guards = np.flatnonzero(pt.guards(leaf[entries]))
+    pages = number * BLOCK + entries[: guards[0] if len(guards) else None]
+    for run in np.split(pages, np.flatnonzero(np.diff(pages) > 1) + 1):
+        if len(run):
+            access(kernel, space, range(int(run[0]), int(run[-1]) + 1), write=False)
+    return not len(guards)
 
 
 def guard_install(part: Part) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from . import pagetable as pt
 from .hardware import BLOCK, EXCLUSIVE, FRESH_ANON, SWAPCACHE, THP, Pfns
 from .kernel import Kernel
-from .vma import HUGEPAGE, NOHUGEPAGE, WRITE, AddressSpace, Vma, fail
+from .vma import HUGEPAGE, NOHUGEPAGE, WRITE, AddressSpace, Vma
 
 
 def allowed(kernel: Kernel, vma: Vma) -> bool:
@@ -131,32 +131,30 @@ def owned_alone(kernel: Kernel, space: AddressSpace, page: int, pfn: int) -> boo
     return mine == int(frames.mapcount[head : head + BLOCK].sum())
 
 
-def collapse(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> bool | None:
+def collapse(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> int:
     """Gather 512 pages into a new huge page (``collapse_huge_page``, MADV_COLLAPSE).
 
-    Pages that are absent become zeroes; swapped ones must have been brought in. False for a
-    hole without a page table, None if no 512 frames hang together. EAGAIN for a page that is
-    there twice: the first time it was locked.
+    Pages that are absent become zeroes; swapped ones must have been brought in. 0, or an errno:
+    EINVAL for a hole without a page table or a marker, EAGAIN for a page that is there twice
+    (the first time it was locked), ENOMEM if no 512 frames hang together.
     """
-    first = number * BLOCK
-    old = space.table.leaf(first)
+    old = space.table.leaf(number * BLOCK)
     if old is None or not old.any() or pt.has(old, pt.ENTRY).any():
-        return False
+        return errno.EINVAL
     if old[0] & pt.PMD:
-        return True
-    mapped = pt.frame(old[pt.mapped(old)])
-    if len(np.unique(mapped)) < len(mapped):
-        raise fail(errno.EAGAIN, "a page that is mapped twice")
-    pfns = kernel.frames.alloc_block(FRESH_ANON | EXCLUSIVE | THP)
-    if pfns is None:
-        return None
-    kernel.charge(pfns, space.cgroup)
-    kernel.anon_prepare(space, vma)
+        return 0
     counted = pt.mapped(old)
     gone = pt.frame(old[counted])
+    if len(np.unique(gone)) < len(gone):
+        return errno.EAGAIN
+    pfns = kernel.frames.alloc_block(FRESH_ANON | EXCLUSIVE | THP)
+    if pfns is None:
+        return errno.ENOMEM
+    kernel.charge(pfns, space.cgroup)
+    kernel.anon_prepare(space, vma)
     kernel.frames.content[pfns[counted]] = kernel.frames.content[gone]
     bits = pt.PRESENT | pt.PMD | pt.YOUNG | pt.DIRTY | _writable(vma)
     old[:] = pfns.view(np.uint64) | bits
     kernel.map(pfns)
     kernel.unmap(gone)
-    return True
+    return 0

@@ -19,7 +19,7 @@ import numpy as np
 from ...entries import ENTRY, FRAME, PRESENT, Words
 from ...pageflags import mask
 from .. import pagetable as pt
-from ..files import DISK
+from ..files import DEVICE, DISK
 from ..hardware import ANON, BLOCK, DIRTY, KSM, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
 from ..kernel import Kernel
 from ..pagetable import Ptes
@@ -95,7 +95,7 @@ def _runs(model: Model, real: Play, host: Session) -> list[_Run]:
         for vma in space.vmas:
             moved = 0
             if not FIRST <= vma.first < STOP:
-                if vma.file is None or vma.file.kind != DISK:
+                if vma.file is None or vma.file.kind == DEVICE:
                     continue
                 moved = model.image_moves(name)
             for first, ptes in space.table.runs(vma.first, vma.stop):
