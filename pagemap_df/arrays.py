@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .entries import KINDS, Bools, Ints
-from .errors import NotAvailable, NotPermitted, ProcessGone, TableError
+from .errors import Hidden, NotAvailable, ProcessGone, TableError
 from .runs import bounds, concatenated, runs
 
 ABSENT = KINDS.index("absent")
@@ -105,13 +105,10 @@ class Arrays:
         return bool(self.pages[name].null_count < max(len(self.pages), 1))
 
     def need(self, name: str, rows: Bools, what_for: str) -> None:
-        """Raise if column `name` is unknown for *all* of `rows`.
-
-        `NotPermitted` where the reader lacked a right, else `NotAvailable`.
-        """
+        """Raise `NotAvailable`, or `Hidden`, if column `name` is unknown for *all* of `rows`."""
         if rows.any() and self.unknown(name)[rows].all():
             why = self.facts.get("pfns_why") if name in ("pfn", "swap_offset") else None
-            error = NotPermitted if why else NotAvailable
+            error = Hidden if why else NotAvailable
             raise error(
                 f"{what_for} needs pages.{name}, which this snapshot does not have"
                 + (f" ({why})" if why else "")

@@ -12,6 +12,7 @@
     ├── TableError        also ValueError           a table lacks a column or holds a wrong value
     │   └── NoPages       also AttributeError       a frame of something else, asked for pages
     └── NotAvailable      also LookupError          a fact that this source or capture cannot give
+        └── Hidden        also NotPermitted         because the reader lacked the right to see it
 
     PagemapWarning        also UserWarning          an answer was given, with a doubt worth reading
 
@@ -97,6 +98,10 @@ class NoPages(TableError, AttributeError):
 
 class NotAvailable(PagemapError, LookupError):
     """A fact that this source, this kernel or this capture cannot give."""
+
+
+class Hidden(NotAvailable, NotPermitted):
+    """A fact that the capture lacks because its reader had no right to see it."""
 
 
 class PagemapWarning(UserWarning):

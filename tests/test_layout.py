@@ -1,8 +1,9 @@
 """Layout: folios counted by hand and as thpmaps would, frames as page-types counts them."""
 
 import os
-import shutil
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pagemap_df.errors import NotAvailable
 from pagemap_df.procstatus import IoRange, parse_iomem
 from pagemap_df.snapshot import Snapshot
 from pagemap_df.take import take
-from tests import living
+from tests import kernel_tools, living
 from tests.handmade import FACTS, PAGE, snapshot
 
 THP = pageflags.mask("THP", "ANON", "SWAPBACKED", "LRU")
@@ -232,15 +233,55 @@ def test_live_huge_pages_are_what_thpmaps_says(tmp_path):
         assert half.partial + half.uncertain == 1 << 20
 
 
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    return kernel_tools.build(tmp_path_factory.mktemp("kernel"))
+
+
+THPMAPS = {
+    "pmd": r"(?:anon|file)-thp-pmd-aligned-\d+kB",
+    "aligned": r"(?:anon|file)-thp-pte-aligned-\d+kB",
+    "unaligned": r"(?:anon|file)-thp-pte-unaligned-\d+kB",
+    "partial": r"(?:anon|file)-thp-pte-partial",
+}
+
+
 @pytest.mark.kernel
-def test_live_frames_are_used_as_page_types_counts_them():
+def test_live_huge_pages_are_what_the_kernels_thpmaps_prints(tools):
+    with living.thp(), living.spawn() as child:
+        regions = [child.mmap_alone(1024, align=512) for _ in range(3)]
+        for region in regions:
+            child.madvise(region, living.HUGEPAGE)
+            child.write(region)
+        child.madvise(regions[1][256:300], living.DONTNEED)
+        child.mprotect(regions[2][:256], living.R)
+        child.stop()
+        snap = take(pids=[child.pid], join=["flags", "huge"], machine_frames=True)
+        program = [sys.executable, tools / "thpmaps", "--pid", str(child.pid)]
+        told = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    table, seen = layout.huge(snap).set_index("start"), 0
+    for part in re.split(r"^(?=\d{10}: )", told, flags=re.MULTILINE)[1:]:
+        start = int(part.split()[1].split("-")[0], 16)
+        theirs = {
+            name: 1024 * sum(map(int, re.findall(rf"^{pattern}: +(\d+) kB", part, re.MULTILINE)))
+            for name, pattern in THPMAPS.items()
+        }
+        if start in table.index:
+            row = table.loc[start]
+            ours = {name: int(row[name]) for name in THPMAPS}
+            ours["aligned"] -= ours["pmd"]
+            assert ours == theirs, part
+            seen += ours["pmd"] + ours["partial"]
+    assert seen > 8 << 20
+
+
+@pytest.mark.kernel
+def test_live_frames_are_used_as_page_types_counts_them(tools):
     """The machine goes on living between two looks: what is steady must be the same."""
     living.need_root()
-    tool = shutil.which("page-types")
-    if tool is None:
-        pytest.skip("page-types is not installed; build tools/mm/page-types of linux-source")
     snap = take(pids=os.getpid(), machine_frames=True)
-    told = subprocess.run([tool, "--raw"], capture_output=True, text=True, check=True).stdout
+    tool = [tools / "page-types", "--raw"]
+    told = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
     lines = [line.split() for line in told.splitlines() if line.startswith("0x")]
     theirs = {int(line[0], 16): int(line[1]) for line in lines}
     table = layout.histogram(snap)

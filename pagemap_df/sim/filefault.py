@@ -65,16 +65,21 @@ def _is_cached(fault: Fault, first: int, stop: int) -> bool:
 def _read_one(fault: Fault, page: int, size: int) -> None:
     """A read fault on a page of a file of which not all is in memory.
 
-    Reading lets go of the mapping, so that the fault starts over and maps what came in.
+    Reading lets go of the mapping, so that the fault starts over and maps what came in: what
+    was read by then. Nobody waits for the disk where the page is a hole.
     """
     vma, table = fault.vma, fault.space.table
-    (window,) = windows(vma, np.array([page]), size)
-    for read in (True, False):
-        _map_cached(fault, np.arange(*window), skip=RECLAIM)
-        if table.get(page):
-            return
-        if read:
-            _bring_in(fault, page)
+    assert vma.file is not None
+    around = np.arange(*windows(vma, np.array([page]), size)[0])
+    _map_cached(fault, around, skip=RECLAIM)
+    if table.get(page):
+        return
+    around = around[vma.file_page(around) < vma.file.pages]
+    numbers = vma.file_page(around)
+    ready = (vma.file.cache[numbers] > 0) | (vma.file.disk[numbers] == 0)
+    waits = vma.file.cache[vma.file_page(page)] <= 0 and vma.file.disk[vma.file_page(page)] != 0
+    _bring_in(fault, page)
+    _map_cached(fault, around if waits else around[ready], skip=RECLAIM)
     _map_cached(fault, np.array([page]))
 
 

@@ -86,7 +86,7 @@ class TestTransparent:
         first = task.mmap(1024)
         task.write(range(first + 3, first + 5))
         old = pfns(task, first + 3, 1)
-        with pytest.raises(OSError, match="page table") as error:
+        with pytest.raises(OSError, match="collapsed") as error:
             task.madvise(first, 1024, "COLLAPSE")
         assert error.value.errno == errno.EINVAL
         assert smap(task, first)["AnonHugePages"] == 2048

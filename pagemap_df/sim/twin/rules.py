@@ -47,8 +47,7 @@ RULES = (
         "victims",
         "Which pages memory pressure takes depends on the history of LRU lists: after `reclaim` "
         "the model is told which mapped pages and which cached pages of files are gone, and all "
-        "that follows is compared, but not which of several swap areas was whose turn. Pages of "
-        "shared anonymous memory that nobody maps say nothing of themselves.",
+        "that follows is compared, but not which of several swap areas was whose turn.",
         ("smaps_swap", "swap_type"),
         after="reclaim",
     ),

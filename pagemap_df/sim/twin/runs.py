@@ -165,8 +165,9 @@ def random(n: int, seed: int = 0, progress: bool | None = None) -> Result:
 
     Examples
     --------
-    >>> print(numbered(0, 1).dump().splitlines()[0])
-    swap 1M
+    ::
+
+        print(twin.random(2000, seed=7))      # as root on Linux
     """
     return _all(((number, numbered(seed, number)) for number in range(n)), n, seed, progress)
 

@@ -19,16 +19,15 @@ import numpy as np
 from ...entries import ENTRY, FRAME, PRESENT, Words
 from ...pageflags import mask
 from .. import pagetable as pt
-from ..files import DEVICE, DISK
+from ..files import DEVICE, DISK, File
 from ..hardware import ANON, BLOCK, DIRTY, KSM, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
 from ..kernel import Kernel
 from ..pagetable import Ptes
 from ..reclaim import drop_cache, evict, split_folios, write_back
+from . import child
 from .arena import FIRST, STOP, Model
 from .play import Play
 from .session import Session
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
@@ -128,25 +127,31 @@ def _warm_again(kernel: Kernel, runs: list[_Run], host: Session) -> None:
 def _shrink_caches(model: Model, real: Play) -> None:
     """Write files to disk, and let their page cache lose what is not in the kernel's any more."""
     kernel = model.machine.kernel
+    numbers = set()
     for name, fd in real.shelf.fds.items():
         file = model.run.files[name]
         if file.number not in kernel.files or not file.pages:
             continue
+        numbers.add(file.number)
         if file.kind == DISK:
             # Some of it has been written to disk already, or will be any moment.
             os.fdatasync(fd)
             write_back(kernel, file)
-        cached = file.resident(0, file.pages)
-        lost = cached[~_in_memory(fd, file.pages)[cached]]
-        drop_cache(kernel, file.cache[lost] - 1, writeback=True)
+        with mmap.mmap(fd, file.pages * PAGE_SIZE, mmap.MAP_SHARED) as mapping:
+            start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+            there = child.resident(start, file.pages)
+            _lose(kernel, file, range(file.pages), there)
+    for name, task in real.tasks.items():
+        for vma in model.run.processes[name].mm.overlapping(FIRST, STOP):
+            if vma.file is not None and vma.file.shmem and vma.file.number not in numbers:
+                there = task.ask("resident", vma.first * PAGE_SIZE, len(vma))
+                pages = range(vma.offset, vma.offset + len(vma))
+                _lose(kernel, vma.file, pages, there)
 
 
-def _in_memory(fd: int, pages: int) -> Bools:
-    """Which pages of a file are in the page cache (mincore)."""
-    answer = np.zeros(pages, np.uint8)
-    with mmap.mmap(fd, pages * PAGE_SIZE, mmap.MAP_SHARED) as mapping:
-        start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-        size = ctypes.c_size_t(pages * PAGE_SIZE)
-        if _libc.mincore(ctypes.c_void_p(start), size, ctypes.c_void_p(answer.ctypes.data)):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return np.asarray((answer & 1) != 0)
+def _lose(kernel: Kernel, file: File, pages: range, there: int) -> None:
+    """Let part of a file's cache lose pages: one byte for each tells whether it is there."""
+    resident = np.frombuffer(there.to_bytes(len(pages), "little"), np.uint8) & 1
+    cached = file.resident(pages.start, pages.stop)
+    lost = cached[resident[cached - pages.start] == 0]
+    drop_cache(kernel, file.cache[lost] - 1, writeback=True)
