@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import pagemap_df as pm
 from tests import living
 
 # The interpreter may lie where nobody can read it: everything is imported before rights go.
@@ -73,3 +74,21 @@ def test_zero_pages_are_told_without_frame_numbers_so_that_rss_is_right(seen):
     assert seen["kinds"]["zero"] >= 24
     assert seen["kinds"]["huge_zero"] >= 512
     assert seen["rss"] == seen["kernel_rss"]
+
+
+@pytest.mark.kernel
+def test_a_huge_zero_page_that_cannot_be_placed_is_told_all_the_same_and_placed_once_it_can_be():
+    living.need_root()
+    with living.thp(), living.spawn() as child:
+        region = child.mmap_alone(512, align=512)
+        child.madvise(region, living.HUGEPAGE)
+        child.read(region[:1])
+        with pm.Procfs() as source:
+            with living.thp("never"):
+                unplaced = pm.take(source, pids=child.pid)
+                assert unplaced.facts["huge_zero_pfn"] is None
+            placed = pm.take(source, pids=child.pid)
+            assert placed.facts["huge_zero_pfn"] is not None
+    for snapshot in (unplaced, placed):
+        kinds = snapshot.pages["kind"].value_counts()
+        assert kinds["huge_zero"] == region.pages
