@@ -1,6 +1,8 @@
 """The simulator against the kernel, and the twin against itself."""
 
+import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from pagemap_df import sim
+from pagemap_df.cli import main
 from pagemap_df.errors import NotAvailable, NotPermitted, ScriptError
 from pagemap_df.sim import Machine, Script, fork, swapfile
 from pagemap_df.sim.grammar import MACHINE_FORMS, PROCESS_FORMS
@@ -58,6 +62,16 @@ def host() -> Iterator[Host]:
         yield opened
     finally:
         opened.__exit__(None, None, None)
+
+
+@pytest.fixture
+def playable() -> None:
+    """Skips where scripts cannot be played on the kernel."""
+    try:
+        with Host():
+            pass
+    except (NotAvailable, NotPermitted) as error:
+        pytest.skip(str(error))
 
 
 def sides_of(text: str, rng: int) -> tuple[list[Side], Names]:
@@ -298,6 +312,43 @@ def test_nothing_is_left_behind_by_a_killed_run():
 
 def _swap_is_on() -> bool:
     return "pagemap_df-twin-" in Path("/proc/swaps").read_text()
+
+
+class TestCommand:
+    """``pagemap-df twin``."""
+
+    def test_is_called_wrongly_without_a_script_or_with_two_kinds(self, tmp_path):
+        script = tmp_path / "one.pms"
+        script.write_text("proc a\nsnap end\n")
+        for words in ([], [str(script), "--random", "3"], ["--random", "0"]):
+            assert CliRunner().invoke(main, ["twin", *words]).exit_code == 2
+
+    def test_sums_up_one_script_and_many(self, playable, tmp_path):
+        script = tmp_path / "one.pms"
+        script.write_text(SHARED_SWAP)
+        one = CliRunner().invoke(main, ["twin", str(script), "--json"])
+        assert one.exit_code == 0
+        found = json.loads(one.stdout)
+        assert found["operations"] == len(Script.parse(SHARED_SWAP))
+        assert found["snapshots"] == 2
+        assert found["divergences"] == []
+        many = CliRunner().invoke(main, ["twin", "--random", "5", "--seed", "3"])
+        assert many.exit_code == 0
+        assert re.search(r"^divergences +0$", many.stdout, re.MULTILINE)
+
+    def test_prints_and_keeps_the_smallest_script_that_diverges(
+        self, playable, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(fork, "_share", _no_write_protection)
+        script = tmp_path / "one.pms"
+        script.write_text(SHARED_SWAP)
+        kept = tmp_path / "kept"
+        found = CliRunner().invoke(main, ["twin", str(script), "--keep", str(kept)])
+        assert found.exit_code == 1
+        assert "fork a" in found.stdout
+        assert "what" in found.stdout
+        (small,) = kept.iterdir()
+        assert len(Script.load(small)) <= 7
 
 
 def test_rules_give_their_reasons():
