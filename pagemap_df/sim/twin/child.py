@@ -91,8 +91,8 @@ def mmap_file(address: int, size: int, prot: int, flags: int, path: str, offset:
 def move_heap(address: int) -> None:
     """Let the heap begin, empty, at another address (PR_SET_MM_MAP).
 
-    The rest of the ``prctl_mm_map`` is as stat shows it. malloc finds the heap gone and does
-    without.
+    The rest of the ``prctl_mm_map`` is as stat shows it. malloc keeps what it had; more it
+    would take from the new one, so it was given enough when this was started.
     """
     with open("/proc/self/stat") as file:
         stat = file.read().rpartition(")")[2].split()

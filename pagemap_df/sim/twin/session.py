@@ -55,6 +55,9 @@ _KNOBS = {
 }
 """Settings by the names that scripts have for them, where they are, and what they start with."""
 
+_ROOMY = "glibc.malloc.top_pad=67108864:glibc.malloc.trim_threshold=1073741824"
+"""So much heap at once that malloc never asks for more: the heap is the script's by then."""
+
 _PATIENCE = 60.0
 _CAP_SYS_ADMIN = 21
 _KB = PAGE_SIZE // 1024
@@ -99,7 +102,11 @@ class Session:
             self._listener.settimeout(WAIT)
             program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), name]
             self._guard = subprocess.Popen(
-                program, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+                program,
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "GLIBC_TUNABLES": _ROOMY},
+                start_new_session=True,
             )
             stack.callback(self._undo)
             self.server = self.accept()
