@@ -17,7 +17,7 @@ array operations. The rules carry the names of their functions in ``mm/``.
 
 Left out, because no page map shows it or because only timing decides it: per-CPU batches,
 pins, swap readahead, large folios of files, khugepaged and kswapd between two calls, NUMA,
-userfaultfd. Page tables themselves cost no frames.
+userfaultfd. Page tables themselves cost no frames. `twin` holds the rest against a kernel.
 
 The first design had one array of entries per mapping. Mappings merge, split and move all
 the time, and each of that copied; a sparse reservation of a tebibyte cost its whole table.
