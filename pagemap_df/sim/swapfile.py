@@ -52,6 +52,8 @@ class SwapArea:
         """PFN + 1 of the frame in the swap cache, 0 for none, `TAKEN` before it is there."""
         self.content = np.zeros(pages, np.int64)
         self.used = 0
+        self.turn = 0
+        """Among areas of one priority, the lowest is used next."""
         self._cursor = 1
 
     @property
@@ -119,7 +121,7 @@ class SwapDevices:
         self.raced = False
         self.areas: list[SwapArea | None] = []
         self._frames = frames
-        self._turn = 0
+        self._turns = 0
         self._least = -1
 
     def on(self, path: bytes, kind: str, pages: int, priority: int | None) -> int:
@@ -128,6 +130,7 @@ class SwapDevices:
             self._least -= 1
             priority = self._least
         area = SwapArea(path, kind, pages, priority)
+        self._requeue(area)
         for number, old in enumerate(self.areas):
             if old is None:
                 self.areas[number] = area
@@ -168,14 +171,27 @@ class SwapDevices:
 
     def rotate(self) -> None:
         """Let one turn pass."""
-        self._turn += 1
+        able = [area for area in self.areas if area and area.free]
+        if able:
+            self._requeue(min(able, key=lambda area: (-area.priority, area.turn)))
+
+    def _requeue(self, area: SwapArea) -> None:
+        """Put an area behind its equals (``plist_requeue``)."""
+        self._turns += 1
+        area.turn = self._turns
+
+    def _give_back(self, area: SwapArea, count: int) -> None:
+        """So many slots are free again; an area that was full waits behind its equals."""
+        if count and not area.free:
+            self._requeue(area)
+        area.used -= count
 
     def pass_over(self, count: int) -> None:
         """Hand out so many slots that come back at once: the next search begins behind them."""
         entries = self.alloc(min(count, max(self.free - 1, 0)))
         for area, _, offsets in self._by_area(entries):
             area.cache[offsets] = 0
-            area.used -= len(offsets)
+            self._give_back(area, len(offsets))
 
     def alloc(self, count: int) -> Pfns:
         """Entries for up to `count` pages, without holders yet, by priority."""
@@ -196,8 +212,7 @@ class SwapDevices:
             return self._take(numbers[0], count)
         entries: list[Pfns] = []
         while count and (able := [n for n in numbers if self._area(n).free]):
-            turn = self._turn % len(able)
-            able = able[turn:] + able[:turn]
+            able.sort(key=lambda n: self._area(n).turn)
             rounds = min(-(-count // len(able)), *(self._area(n).free for n in able))
             shares = [
                 min(rounds, count // len(able) + (k < count % len(able))) for k in range(len(able))
@@ -206,7 +221,9 @@ class SwapDevices:
             for column, (number, share) in enumerate(zip(able, shares, strict=True)):
                 part[:share, column] = self._take(number, share)
             entries.append(part.ravel()[part.ravel() >= 0])
-            self._turn += len(entries[-1])
+            last = len(entries[-1]) % len(able)
+            for number in able[last:] + able[:last]:
+                self._requeue(self._area(number))
             count -= len(entries[-1])
         return np.concatenate(entries) if entries else np.empty(0, np.int64)
 
@@ -292,7 +309,7 @@ class SwapDevices:
         for area, _, offsets in self._by_area(entries):
             np.subtract.at(area.holders, offsets, np.uint16(1))
             once = np.unique(offsets)
-            area.used -= int(((area.holders[once] == 0) & (area.cache[once] == 0)).sum())
+            self._give_back(area, int(((area.holders[once] == 0) & (area.cache[once] == 0)).sum()))
 
     def store(self, entries: Pfns, content: Pfns) -> None:
         """Give slots contents and one holder each, without going through the cache (shmem)."""
@@ -319,7 +336,7 @@ class SwapDevices:
         self._frames.flags[pfns] &= ~SWAPCACHE
         for area, _, offsets in self._by_area(self._frames.index[pfns]):
             area.cache[offsets] = 0
-            area.used -= int((area.holders[offsets] == 0).sum())
+            self._give_back(area, int((area.holders[offsets] == 0).sum()))
 
     def free_while_full(self, pfns: Pfns) -> None:
         """Do so one by one as long as swap is nearly full (``mem_cgroup_swap_full``)."""

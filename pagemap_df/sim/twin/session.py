@@ -150,6 +150,7 @@ class Session:
                 self._keep(name, path, value)
         self._mount_debugfs()
         self._mount_files()
+        self._slots_in_turn()
         self._hold_huge_zero()
         # ksmd sleeps for as long as nothing at all is mergeable, and would never have done.
         if "ksm" in self._paths:
@@ -191,6 +192,15 @@ class Session:
             self.files = self._seen_by_guard(mount)
         finally:
             os.close(loop)
+
+    def _slots_in_turn(self) -> None:
+        """Let swap areas take turns slot by slot: on disks that do not turn they do by cluster."""
+        device = self.directory.stat().st_dev
+        disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+        for place in (disk, disk.parent):
+            if (place / "queue/rotational").exists():
+                self._keep("rotational", place / "queue/rotational", "1")
+                return
 
     def _seen_by_guard(self, path: Path) -> Path:
         """A path in the mount namespace of the guard."""
