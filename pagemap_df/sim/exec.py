@@ -43,10 +43,16 @@ def new_space(kernel: Kernel, rng: np.random.Generator) -> AddressSpace:
     return space
 
 
+def must_be_program(image: File | None) -> None:
+    """`ValueError` for a file that execve(2) would refuse with ENOEXEC."""
+    if image is not None and not image.pages:
+        raise ValueError(f"an image has pages, and {image.path!r} has none: ENOEXEC")
+
+
 def start(
     process: Process, cgroup: int, image: File | None, vdso: File, rng: np.random.Generator
 ) -> None:
-    """Fill the new address space of a process."""
+    """Fill the new address space of a process, unless memory runs out and it is killed."""
     space = process.mm
     space.cgroup = cgroup
     top = space.stack_page + 1
@@ -58,20 +64,20 @@ def start(
     code = READ | EXEC | _MAY | DONTEXPAND
     space.insert(Vma(low + 4, low + 4 + vdso.pages, code, vdso, 0, name=b"[vdso]"))
     vdso.users += vdso.pages
-    process.write(range(top - _TOUCHED, top))
     base = 0x555555554 + int(rng.integers(0, 1 << 24))
     space.brk_first = space.brk_stop = base
-    if image is not None:
-        _map_image(process, image, base)
-        heap = base + image.pages + 1 + int(rng.integers(0, 1 << 13))
-        space.brk_first = space.brk_stop = heap
+    if process.write(range(top - _TOUCHED, top)) or image is None:
+        return
+    heap = base + image.pages + 1 + int(rng.integers(0, 1 << 13))
+    space.brk_first = space.brk_stop = heap
+    _map_image(process, image, base)
 
 
 def _map_image(process: Process, image: File, base: int) -> None:
     """Text and data of a program, and what running it touches first."""
     text = max(1, image.pages * 3 // 4)
     process.mmap(text, image, prot="r-x", at=base)
-    process.read(range(base, base + 1))
-    if image.pages > text:
+    killed = process.read(range(base, base + 1))
+    if image.pages > text and not killed:
         process.mmap(image.pages - text, image, text, prot="rw", at=base + text)
         process.write(range(base + text, base + text + 1))

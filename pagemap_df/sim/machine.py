@@ -39,7 +39,7 @@ from ..take import take
 from . import pagetable as pt
 from . import proctree
 from .devices import TASK_SIZE, Devices
-from .exec import new_space, start
+from .exec import must_be_program, new_space, start
 from .files import File
 from .fork import copy_space
 from .hardware import BLOCK, PAGE_SIZE, OutOfFrames
@@ -108,7 +108,11 @@ class Machine(Devices, Source):
         cgroup: int = 0,
         parent: Process | None = None,
     ) -> Process:
-        """A new process, as after fork and exec: a stack, the vDSO, and its image if given."""
+        """A new process, as after fork and exec: a stack, the vDSO, and its image if given.
+
+        `ValueError` for an image without pages, which the kernel takes for no program either.
+        """
+        must_be_program(image)
         process = Process(
             self,
             self._next_pid(),
@@ -119,8 +123,8 @@ class Machine(Devices, Source):
         process.uid = uid
         if process.pid == 1:
             process.ppid = 0
-        start(process, cgroup, image, self._vdso, self.rng)
         self.processes[process.pid] = process
+        start(process, cgroup, image, self._vdso, self.rng)
         return process
 
     def _next_pid(self) -> int:
@@ -141,7 +145,8 @@ class Machine(Devices, Source):
         return child
 
     def exec(self, process: Process, name: str, image: File | None = None) -> None:
-        """Give a process a new program."""
+        """Give a process a new program; `ValueError` for an image without pages."""
+        must_be_program(image)
         cgroup = process.mm.cgroup
         self._drop_space(process.mm)
         process.name, process.space = name, new_space(self.kernel, self.rng)

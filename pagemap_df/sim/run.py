@@ -94,6 +94,16 @@ class Run:
             raise self.wrong(operation, f"a file ({', '.join(self.files)})", name)
         return self.files[name]
 
+    def image(self, operation: Operation) -> File | None:
+        """The program that an operation starts, if it names one."""
+        name = operation.words.get("image")
+        if name is None:
+            return None
+        file = self.file(operation, name)
+        if not file.pages:
+            raise self.wrong(operation, "an image with pages", f"{name}, which is empty")
+        return file
+
     def part(self, operation: Operation, key: str = "part") -> tuple[str, range]:
         """A slice of a mapping of the process: its name and virtual pages."""
         part = Part.of(str(operation.words[key]))
@@ -193,7 +203,7 @@ def _proc(run: Run, operation: Operation) -> None:
     group = words.get("cgroup")
     if group is not None and group not in run.groups:
         raise run.wrong(operation, f"a cgroup ({', '.join(run.groups)})", group)
-    image = run.file(operation, words["image"]) if "image" in words else None
+    image = run.image(operation)
     run.processes[name] = run.machine.spawn(
         name, image, uid=words.get("uid", 1000), cgroup=run.groups[group] if group else 0
     )
@@ -290,8 +300,7 @@ def _write(run: Run, operation: Operation, process: Process) -> None:
 
 
 def _exec(run: Run, operation: Operation, process: Process) -> None:
-    words = operation.words
-    process.exec(words["name"], run.file(operation, words["image"]) if "image" in words else None)
+    process.exec(operation.words["name"], run.image(operation))
     assert operation.process is not None
     run.mappings[operation.process] = {}
 

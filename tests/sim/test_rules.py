@@ -314,6 +314,13 @@ class TestMappings:
         assert letters(task, stack.first, 33) == "." * 30 + "XXX"
         check(machine)
 
+    def test_what_is_empty_is_no_program(self, machine: Machine, task: Process):
+        first, empty = touched(task, 2), machine.file("empty", 0)
+        for start in (lambda: machine.spawn("none", empty), lambda: task.exec("none", empty)):
+            with pytest.raises(ValueError, match="ENOEXEC"):
+                start()
+        assert letters(task, first, 2) == "XX"
+
 
 class TestMemoryPressure:
     def test_without_swap_somebody_is_killed(self, machine: Machine, task: Process):
@@ -339,6 +346,15 @@ class TestMemoryPressure:
         first = inside.mmap(1000)
         assert inside.write(range(first, first + 1000)) == "SIGKILL"
         assert other.signal is None
+
+    @pytest.mark.parametrize("room", ["8K", "12K", "16K"])
+    def test_there_may_be_too_little_to_start_in(self, machine: Machine, room: str):
+        program = machine.file("program", 40)
+        started = machine.spawn("started", program, cgroup=machine.cgroup("small", room))
+        killed = room != "16K"
+        assert started.signal == ("SIGKILL" if killed else None)
+        assert (started.pid in machine.processes) is not killed
+        check(machine)
 
     def test_a_cgroup_swaps_its_own(self, machine: Machine):
         machine.swapon("8M")

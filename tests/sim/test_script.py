@@ -128,6 +128,7 @@ def test_a_wrong_word_is_named_with_its_line(line: str, word: str):
         ("a: read heap", "a"),
         ("proc a\na: read heap", "heap"),
         ("proc a\nproc a", "a"),
+        ("file f 1\ntruncate f 0\nproc a image=f", "f, which is empty"),
         ("proc a\na: h = mmap lib private r", "lib"),
         ("truncate lib 3", "lib"),
         ("proc a cgroup=x", "x"),

@@ -222,6 +222,7 @@ class TestKernel:
                 stateful_step_count=25,
                 deadline=None,
                 database=None,
+                derandomize=True,  # what is new belongs to longer runs, not into somebody's test
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -115,14 +115,6 @@ def stay(low: int, high: int) -> None:
                 call("mlock2", start, stop - start, MLOCK_ONFAULT)
 
 
-def resident(start: int, pages: int) -> int:
-    """Which pages of a mapping are in memory, mapped or not, as bytes of an int (mincore)."""
-    answer = ctypes.create_string_buffer(pages)
-    if libc.mincore(ctypes.c_long(start), ctypes.c_long(pages * PAGE), answer):
-        raise OSError(ctypes.get_errno(), "mincore")
-    return int.from_bytes(answer.raw, "little")
-
-
 def become(uid: int) -> None:
     """Belong to another user, with the rights of root."""
     os.setresuid(uid, 0, 0)
@@ -143,7 +135,7 @@ OPERATIONS: dict[str, Callable[..., int | None]] = {
     f.__name__: f
     for f in (
         *(call, read, write, fill, pwrite, mmap_file, move_heap),
-        *(stay, resident, become, poke, wait),
+        *(stay, become, poke, wait),
     )
 }
 

@@ -159,7 +159,6 @@ class Draft:
             low = self.rng.randrange(self.files[name] + 3)
             high = low + self.rng.randint(1, 6)
             self.lines.append(f"{self.process()}: fwrite {name}[{low}:{high}]")
-            self.files[name] = max(self.files[name], high)
 
     def mremap(self) -> None:
         """Move, grow, shrink, or leave behind."""

@@ -9,8 +9,8 @@ Pressure also wakes who writes dirty files to disk, so that both sides write all
 
 from __future__ import annotations
 
+import array
 import ctypes
-import mmap
 import os
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from ..kernel import Kernel
 from ..pagetable import Ptes
 from ..reclaim import drop_cache, evict, split_folios, write_back
 from . import child
+from .abi import CACHESTAT
 from .arena import FIRST, STOP, Model
 from .play import Play
 from .session import Session
@@ -137,21 +138,44 @@ def _shrink_caches(model: Model, real: Play) -> None:
             # Some of it has been written to disk already, or will be any moment.
             os.fdatasync(fd)
             write_back(kernel, file)
-        with mmap.mmap(fd, file.pages * PAGE_SIZE, mmap.MAP_SHARED) as mapping:
-            start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-            there = child.resident(start, file.pages)
-            _lose(kernel, file, range(file.pages), there)
+        _lose(kernel, file, range(file.pages), fd)
     for name, task in real.tasks.items():
         for vma in model.run.processes[name].mm.overlapping(FIRST, STOP):
             if vma.file is not None and vma.file.shmem and vma.file.number not in numbers:
-                there = task.ask("resident", vma.first * PAGE_SIZE, len(vma))
-                pages = range(vma.offset, vma.offset + len(vma))
-                _lose(kernel, vma.file, pages, there)
+                fd = _open_behind(task.pid, vma.first * PAGE_SIZE)
+                try:
+                    _lose(kernel, vma.file, range(vma.offset, vma.offset + len(vma)), fd)
+                finally:
+                    os.close(fd)
 
 
-def _lose(kernel: Kernel, file: File, pages: range, there: int) -> None:
-    """Let part of a file's cache lose pages: one byte for each tells whether it is there."""
-    resident = np.frombuffer(there.to_bytes(len(pages), "little"), np.uint8) & 1
+def _open_behind(pid: int, address: int) -> int:
+    """Open the nameless file that a process maps at an address."""
+    folder = f"/proc/{pid}/map_files"
+    for name in os.listdir(folder):
+        low, _, high = name.partition("-")
+        if int(low, 16) <= address < int(high, 16):
+            return os.open(f"{folder}/{name}", os.O_RDONLY)
+    raise FileNotFoundError(f"process {pid} maps no file at {address:#x}, and the model does")
+
+
+def _lose(kernel: Kernel, file: File, pages: range, fd: int) -> None:
+    """Let part of a file's cache lose what is not in that of the kernel."""
     cached = file.resident(pages.start, pages.stop)
-    lost = cached[resident[cached - pages.start] == 0]
+    lost = [page for page in cached.tolist() if not _in_page_cache(fd, page)]
     drop_cache(kernel, file.cache[lost] - 1, writeback=True)
+
+
+def _in_page_cache(fd: int, page: int) -> bool:
+    """Whether a file has a page in its cache (Linux 6.5).
+
+    Not mincore: that says so of what is in the swap cache, too.
+    """
+    span, found = array.array("Q", [page * PAGE_SIZE, PAGE_SIZE]), array.array("Q", bytes(40))
+    if child.libc.syscall(CACHESTAT, fd, *(_address(a) for a in (span, found)), 0):
+        raise OSError(ctypes.get_errno(), "cachestat")
+    return bool(found[0])
+
+
+def _address(numbers: array.array[int]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(numbers.buffer_info()[0])
