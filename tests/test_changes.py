@@ -134,7 +134,7 @@ def words_of(machine):
     return {(p, n): w for p, line in machine.items() for n, w in enumerate(line) if w != "-"}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(machines, machines)
 def test_random_pairs_change_where_their_words_differ(before, after):
     old, new = words_of(before), words_of(after)

@@ -75,7 +75,7 @@ def _plain(type_: pa.DataType) -> pa.DataType:
     return type_.value_type if pa.types.is_dictionary(type_) else type_
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows(), st.booleans(), st.integers(1, 5))
 def test_pages_come_back_exactly(found: list[dict[str, object]], word: bool, chunk: int) -> None:
     pages = _table(found, word=word)
@@ -98,7 +98,7 @@ def _goes_on(a: dict[str, object], b: dict[str, object]) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows())
 def test_as_many_extents_as_there_are_breaks(found: list[dict[str, object]]) -> None:
     breaks = sum(not _goes_on(a, b) for a, b in itertools.pairwise(found))

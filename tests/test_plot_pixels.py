@@ -66,7 +66,7 @@ def words_of(lines):
     return [word.rstrip("+!") for line in lines for word in line.split()[2:]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(machines())
 def test_the_address_map_has_a_pixel_for_every_page_in_its_state(lines):
     snap = snapshot(lines)
@@ -84,7 +84,7 @@ def test_the_address_map_has_a_pixel_for_every_page_in_its_state(lines):
             assert coloured(ax, palette.STATES) == wanted
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(machines())
 def test_the_map_of_owners_has_a_pixel_for_every_frame(lines):
     # The zero page lies far from all others and would make the cells larger than a frame.
@@ -106,7 +106,7 @@ def test_the_map_of_owners_has_a_pixel_for_every_frame(lines):
     assert sorted(seen.values()) == sorted(alone.values())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(machines())
 def test_the_map_of_slots_has_a_pixel_for_every_slot(lines):
     snap = snapshot(lines)
@@ -118,7 +118,7 @@ def test_the_map_of_slots_has_a_pixel_for_every_slot(lines):
     assert sum(coloured(ax, own).values()) == int((slots["n_pids"] == 1).sum())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(machines())
 def test_parts_of_rss_add_up_to_what_sharing_computes(lines):
     snap = snapshot(lines)
@@ -137,7 +137,7 @@ def test_parts_of_rss_add_up_to_what_sharing_computes(lines):
     assert dict(bars) == {pid: rss for pid, rss in table["rss"].items() if rss}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(machines(), machines())
 def test_flows_between_two_snapshots_are_those_of_single_pages(before, after):
     snaps = [snapshot(before), snapshot(after)]

@@ -342,7 +342,7 @@ def frames_of(lines):
     return [word for line in lines for word in line.split()[2:] if word[0] in "afmk"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(machines)
 def test_random_machines_agree_with_sets_of_frames(machine):
     snap = snapshot(machine)

@@ -34,7 +34,7 @@ def numberings(areas, highest, grown):
             yield numbers
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_a_line_is_certain_if_all_numberings_agree_on_it(data):
     few = 6

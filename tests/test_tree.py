@@ -220,7 +220,7 @@ def test_the_byte_order_of_a_tree_is_the_one_its_facts_name(tmp_path, order):
 SPECIALS = {25: "hwpoison", 26: "migration", 29: "device", 30: "unknown_special", 31: "marker"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), st.sampled_from(made.ERAS), st.booleans(), st.booleans())
 def test_words_of_rows_are_the_words_they_were_decoded_from(data, era, holes, raw):
     """Up to what the columns do not hold: what a special entry names, unused marker bits."""

@@ -338,7 +338,7 @@ def test_physical_selection_has_every_holder():
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_cut_out_of_extents_are_those_cut_out_of_pages(data):
     small = Folded.of(FAMILY)
     pid = data.draw(st.sampled_from(FAMILY.processes["pid"].to_list()))

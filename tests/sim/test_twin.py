@@ -220,9 +220,6 @@ class TestKernel:
             settings=settings(
                 max_examples=30,
                 stateful_step_count=25,
-                deadline=None,
-                database=None,
-                derandomize=True,  # what is new belongs to longer runs, not into somebody's test
                 suppress_health_check=list(HealthCheck),
             ),
         )
