@@ -102,7 +102,6 @@ def test_an_archive_equals_a_live_take_of_the_frozen_process(
 ) -> None:
     python = sys.executable if version == "this" else _interpreter(version)
     pids = [process.pid for process in family]
-    before = take(pids=pids, raw=True)
     said = _collect(tmp_path / "a.tar.gz", "--pid", pids[0], "--pid", pids[1], python=python)
     assert "complete" in said
     live = take(pids=pids, raw=True)
@@ -110,14 +109,27 @@ def test_an_archive_equals_a_live_take_of_the_frozen_process(
         found = take(source, pids=pids, raw=True)
         assert source.told["python"].startswith("" if version == "this" else version)
     _assert_same(found, live, "pages", "vmas", "processes", "frames")
-    # Other tests add and drop swap areas.
-    if live.arrow("swaps").equals(before.arrow("swaps")):
-        _assert_same(found, live, "swaps")
     told = ("host", "boot_id", "release", "machine", "page_size", "byte_order", "clock_ticks")
     meant = ("era", "pfns", "soft_dirty", "specials", "mapcount", "pmd_size", "scan")
     zero = ("zero_pfns", "huge_zero_pfn")
     for fact in (*told, *meant, *zero):
         assert found.facts.get(fact) == live.facts.get(fact), fact
+
+
+def test_swap_areas_come_along(tmp_path: Path, family: tuple[living.Child, living.Child]) -> None:
+    pid = family[0].pid
+
+    def both() -> list[object]:
+        _collect(tmp_path / "a.tar.gz", "--pid", pid)
+        with Archive(tmp_path / "a.tar.gz") as source:
+            found = take(source, pids=[pid])
+        of = ["path", "kind", "size", "priority"]
+        return [s.arrow("swaps").select(of).to_pylist() for s in (found, take(pids=[pid]))]
+
+    with living.swap_area(1) as area:
+        # Other tests switch swap areas on and off meanwhile.
+        found = next(found for found, live in (both() for _ in range(20)) if found == live)
+    assert str(area) in str(found)
 
 
 def test_frames_and_sums_come_along_when_asked_for(
