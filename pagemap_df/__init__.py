@@ -16,39 +16,32 @@ pageflags      names of the bits of kpageflags, by kernel
 proctext       maps and smaps, both ways
 procstatus     stat, status, swaps, cgroup, cmdline, iomem, both ways
 schema         what a table is: columns, types, units, what null means
-columns        words to Arrow columns, at the memory's speed
-source         the seam: what a source must answer
-scan           the PAGEMAP_SCAN ioctl
-probe          what this kernel shows this reader
-procfs         the running kernel, or a tree or tar shaped like ``/proc``
-rawdump        bare words and what you know of them
-freeze         keep processes still while they are looked at
-reader         plan, read and decode one process
-frames         look page frames up
-joins          map count, flags, cgroup and huge as columns
-swapareas      which swap type is which device
-gather         the rows of all tables, process after process
-take           take(): one look at a machine
-store, tree    snapshots as Parquet; as a directory shaped like ``/proc``
+columns, bits  words to Arrow columns, at the memory's speed; single bits of many words
+runs           neighbours that are alike, and sets by sorting
+source/        the seam: what a source must answer, and who answers it: the running kernel,
+               trees, dumps, archives; the program that makes archives
+take/          take(): one look at a machine, from planning reads to the rows of all tables
 snapshot       the five tables and the facts
+store, tree    snapshots as Parquet; as a directory shaped like ``/proc``
 read           read_pagemap(), read_snapshot()
+extents        pages folded into runs, and back without loss
+watching/      watch(): snapshot after snapshot; recordings of what changed
+dataset/       many snapshots of many hosts, read when asked
 datasets       snapshots that come with the package
-sharing        how much is whose; ``grouping holders cow figures view`` are behind it
+algebra/       what answers are made with: views, sets of holders, sizes, groups
+sharing        how much is whose, who shares it with whom, and where that was lost
 swapping       what sits where in swap
 changes        what happened to pages between two snapshots
 layout         huge pages, runs, use of frames, fragmentation
 story          one page, in words
-extents        pages folded into runs, and back without loss
-plot           pictures; ``palette`` has the colours, ``svg`` the bar in a repr
+sim/           a simulated machine, which is a source too; sim.twin holds it against a kernel
+plot/          pictures; ``palette`` has the colours, ``svg`` the bar in a repr
+widget/        the zoomable map in a notebook
 accessor       ``df.pagemap``
-widget         the zoomable map in a notebook
-magics         ``%pagemap`` and ``%%pagemap``
-sim            a simulated machine, which is a source too; sim.twin holds it against a kernel
-watching       watch(): snapshot after snapshot; ``recording`` keeps them as deltas
-dataset        many snapshots of many hosts, read when asked
 fleet          one question to many hosts, on any executor
-collector      capture where nothing can be installed; ``archive`` reads it here
-printing, cli  tables as text; the command pagemap-df
+magics         ``%pagemap`` and ``%%pagemap``; ``observer`` looks on from outside
+printing       tables as text
+cli/           the command pagemap-df
 demo           what make demo does; ``demo_fleet`` what make fleet does
 =============  ===========================================================================
 """
@@ -72,11 +65,11 @@ from .errors import (
     SnapshotError,
     TableError,
 )
-from .procfs import Procfs
-from .rawdump import RawDump
 from .read import read_pagemap, read_snapshot
 from .snapshot import Snapshot
 from .source import Source
+from .source.procfs import Procfs
+from .source.rawdump import RawDump
 from .take import take
 from .tree import record
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas.io.formats.style import Styler
 
-    from .arrays import Tables
+    from .algebra.arrays import Tables
 
 NAME = "pagemap"
 """The accessor's name on a DataFrame."""
@@ -141,7 +141,7 @@ class PagemapAccessor:
             Along the frame's rows: its ``mapcount``, or else 1 where ``exclusive`` says so; null
             where unknown. ``.attrs["accuracy"]`` says what it was computed from.
         """
-        from .view import View
+        from .algebra.view import View
 
         # In the order of the frame's rows: a View would sort them.
         order = np.lexsort((self._vaddr(), self._pid()))
@@ -214,7 +214,7 @@ def styled(frame: pd.DataFrame) -> Styler:
         style = frame.style
     except (ImportError, AttributeError) as error:
         raise NotAvailable("a styled frame needs jinja2; pip install jinja2") from error
-    from . import figures
+    from .algebra import figures
 
     sizes = [name for name in printing.sizes_of(frame) if name in {*figures.ORDER, *_BYTES}]
     addresses = [name for name in frame.columns if str(name).removeprefix("vma_") in printing.HEX]

@@ -60,11 +60,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from . import runs
-from .answers import Maybe, result
-from .arrays import ELSEWHERE, GUARD, HUGE_ZERO, PRESENT, SWAP, ZERO, Tables, same_machine
+from .algebra.answers import Maybe, result
+from .algebra.arrays import ELSEWHERE, GUARD, HUGE_ZERO, PRESENT, SWAP, ZERO, Tables, same_machine
+from .algebra.view import View
 from .entries import KINDS, Bools, Ints
 from .errors import TableError
-from .view import View
 
 if TYPE_CHECKING:
     import pandas as pd

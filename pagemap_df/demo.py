@@ -22,9 +22,9 @@ import click
 from . import printing, store
 from .datasets import load_dataset
 from .errors import NotAvailable, NotPermitted
-from .probe import kernel_facts
 from .read import read_snapshot
 from .snapshot import Snapshot
+from .source.probe import kernel_facts
 from .take import take
 
 SHARES = (0.10, 0.25, 0.50)

@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import pageflags
-from .answers import Maybe, result
-from .arrays import PRESENT, Tables, numbers
+from .algebra.answers import Maybe, result
+from .algebra.arrays import PRESENT, Tables, numbers
+from .algebra.hugepages import FITS, contiguity, folios, huge
+from .algebra.view import View
 from .entries import Bools, Ints
 from .errors import NotAvailable, TableError
-from .hugepages import FITS, contiguity, folios, huge
 from .procstatus import IoRange
 from .runs import aligned_blocks, runs
-from .view import View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,9 +27,9 @@ from typing import Any, Self
 
 from . import errors
 from .errors import PagemapError
-from .procfs import Procfs
 from .read import read_snapshot
 from .snapshot import Snapshot
+from .source.procfs import Procfs
 from .take import take
 
 

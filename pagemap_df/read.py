@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import schema, store
 from .errors import NotAvailable
-from .rawdump import RawDump
 from .schema import DtypeBackend
 from .snapshot import Snapshot
 from .source import Source
+from .source.rawdump import RawDump
 from .take import take
 
 if TYPE_CHECKING:

@@ -52,22 +52,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from . import figures
-from .answers import Maybe, result
-from .arrays import PRESENT, SWAP, Tables
-from .cow import lost
+from .algebra import figures
+from .algebra.answers import Maybe, result
+from .algebra.arrays import PRESENT, SWAP, Tables
+from .algebra.cow import lost
+from .algebra.figures import PSS_SHIFT, Accounts
+from .algebra.grouping import labels
+from .algebra.holders import Holdings, matrix, mechanisms, sets
+from .algebra.quick import pss
+from .algebra.view import View
 from .entries import Bools, Ints
-from .figures import PSS_SHIFT, Accounts
-from .grouping import labels
-from .holders import Holdings, matrix, mechanisms, sets
-from .quick import pss
 from .runs import bounds, range_sums
-from .view import View
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .grouping import Grouping
+    from .algebra.grouping import Grouping
 
 __all__ = [
     "cost",
@@ -173,7 +173,7 @@ def groups(snap: Tables, *, by: Grouping = None, complete: bool | None = None) -
     Parameters
     ----------
     by : optional
-        What makes a group; see `pagemap_df.grouping.labels`. All processes if not given.
+        What makes a group; see `pagemap_df.algebra.grouping.labels`. All processes if not given.
 
     Returns
     -------

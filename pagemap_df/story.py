@@ -38,10 +38,10 @@ import numpy as np
 import pyarrow as pa
 
 from . import pageflags
-from .answers import result
-from .arrays import Tables
-from .figures import PSS_SHIFT, Accounts
-from .view import View
+from .algebra.answers import result
+from .algebra.arrays import Tables
+from .algebra.figures import PSS_SHIFT, Accounts
+from .algebra.view import View
 
 if TYPE_CHECKING:
     import pandas as pd

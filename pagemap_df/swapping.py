@@ -43,14 +43,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from . import changes, figures
-from .answers import Maybe, result
-from .arrays import SLOT_BITS, SWAP, Tables
+from . import changes
+from .algebra import figures
+from .algebra.answers import Maybe, result
+from .algebra.arrays import SLOT_BITS, SWAP, Tables
+from .algebra.figures import PSS_SHIFT, Accounts
+from .algebra.holders import Holdings
+from .algebra.view import View
 from .entries import Ints
-from .figures import PSS_SHIFT, Accounts
-from .holders import Holdings
 from .runs import member_lists, range_sums, runs
-from .view import View
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,9 +29,9 @@ import pyarrow.compute as pc
 from . import columns, entries, procstatus, proctext, schema
 from .entries import Ints, Words
 from .errors import FormatError, NotAvailable, NotPermitted, ProcessGone
-from .frames import FILES
-from .procfs import FACTS_FILE
 from .source import Source
+from .source.frames import FILES
+from .source.procfs import FACTS_FILE
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pagemap_df import Procfs, collector, take
-from pagemap_df.archive import Archive, is_archive
+from pagemap_df import Procfs, take
 from pagemap_df.errors import FormatError, NotPermitted
+from pagemap_df.source import collector
+from pagemap_df.source.archive import Archive, is_archive
 from tests import living
 
 pytestmark = pytest.mark.kernel
@@ -111,9 +112,10 @@ def test_an_archive_equals_a_live_take_of_the_frozen_process(
     _assert_same(found, live, "pages", "vmas", "processes", "frames")
     told = ("host", "boot_id", "release", "machine", "page_size", "byte_order", "clock_ticks")
     meant = ("era", "pfns", "soft_dirty", "specials", "mapcount", "pmd_size", "scan")
-    zero = ("zero_pfns", "huge_zero_pfn")
-    for fact in (*told, *meant, *zero):
+    for fact in (*told, *meant, "zero_pfns"):
         assert found.facts.get(fact) == live.facts.get(fact), fact
+    # This one comes and goes with those who use it, and memory pressure: other tests do both.
+    assert len({s.facts.get("huge_zero_pfn") for s in (found, live)} - {None}) <= 1
 
 
 def test_swap_areas_come_along(tmp_path: Path, family: tuple[living.Child, living.Child]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pagemap_df import freeze, take
+from pagemap_df import take
 from pagemap_df.errors import NotPermitted
+from pagemap_df.source import freeze
 from tests import living
 
 pytestmark = pytest.mark.kernel
@@ -102,7 +103,7 @@ def test_an_exception_lets_them_go(busy):
 
 HOLDING = """
 import sys, time
-from pagemap_df import freeze
+from pagemap_df.source import freeze
 try:
     with freeze.frozen([int(sys.argv[1])]):
         print("frozen", flush=True)
@@ -187,7 +188,7 @@ def test_without_the_right_nobody_is_left_stopped(busy):
     if not Path("/dev/null").is_char_device():
         pytest.skip("/dev/null is no device on this machine, so nobody but root can open it")
     script = (
-        "import os, sys\nfrom pagemap_df import freeze\nfrom pagemap_df.errors import NotPermitted\n"
+        "import os, sys\nfrom pagemap_df.source import freeze\nfrom pagemap_df.errors import NotPermitted\n"
         "import subprocess\nos.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "mine = subprocess.Popen(['/bin/sleep', '9'])\n"
         "try:\n"

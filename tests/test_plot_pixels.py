@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 
 import pagemap_df as pm
-from pagemap_df import cow, hugepages, palette, plot, printing, schema, sharing, store, swapping
-from pagemap_df.figures import Accounts
+from pagemap_df import palette, plot, printing, schema, sharing, store, swapping
+from pagemap_df.algebra import cow, hugepages
+from pagemap_df.algebra.figures import Accounts
 from pagemap_df.plot import address, bands, pixels
 from pagemap_df.plot.changes import _flows
 from pagemap_df.plot.colouring import STATES, colouring

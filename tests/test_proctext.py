@@ -15,13 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pagemap_df.errors import FormatError
-from pagemap_df.procstatus import (
-    parse_cgroup,
-    parse_iomem,
-    parse_stat,
-    parse_status,
-    parse_swaps,
-)
+from pagemap_df.procstatus import parse_cgroup, parse_iomem, parse_stat, parse_status, parse_swaps
 from pagemap_df.proctext import (
     Smap,
     Vma,

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from pagemap_df import scan
 from pagemap_df.errors import NotAvailable, ProcessGone
+from pagemap_df.source import scan
 from tests import living
 from tests.living import PAGE
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pagemap_df.errors import EraError, FormatError, NotAvailable, NotPermitted, ProcessGone
-from pagemap_df.procfs import FACTS_FILE, Procfs
-from pagemap_df.rawdump import RawDump
+from pagemap_df.source.procfs import FACTS_FILE, Procfs
+from pagemap_df.source.rawdump import RawDump
 from tests import living
 from tests import words as made_of
 from tests.contract import SourceContract, Truth
@@ -326,7 +326,7 @@ def test_a_refusal_names_the_file_and_the_right():
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
     script = (
-        "import os\nfrom pagemap_df.procfs import Procfs\n"
+        "import os\nfrom pagemap_df.source.procfs import Procfs\n"
         "from pagemap_df.errors import NotPermitted\n"
         "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "try:\n Procfs().words('1/pagemap', 0, 1)\n"

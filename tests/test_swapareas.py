@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagemap_df import probe, swapareas
 from pagemap_df.procstatus import SwapArea
-from pagemap_df.take import take
+from pagemap_df.source import probe
+from pagemap_df.take import swapareas, take
 from tests import living
 from tests import words as made
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagemap_df import Procfs, RawDump, pageflags, scan, take
+from pagemap_df import Procfs, RawDump, pageflags, take
 from pagemap_df.errors import NotAvailable, ProcessGone
+from pagemap_df.source import scan
 from tests import living, zoo
 from tests import words as made
 from tests.living import PAGE

@@ -22,12 +22,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagemap_df import Snapshot, Source, deltas, recording, schema, take, tree
+from pagemap_df import Snapshot, Source, schema, take, tree
 from pagemap_df import watching as watch
 from pagemap_df.errors import ProcessGone, SnapshotError, TableError
-from pagemap_df.estimate import estimate
-from pagemap_df.remembering import Remembering
 from pagemap_df.sim.machine import Machine
+from pagemap_df.source.remembering import Remembering
+from pagemap_df.watching import deltas, recording
+from pagemap_df.watching.estimate import estimate
 from tests import living
 from tests.handmade import snapshot
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import printing, store
-from ..joins import JOINS
 from ..snapshot import Snapshot
+from ..take.joins import JOINS
 from .base import as_json, limited, looking, main, show, snapshot_of
 
 if TYPE_CHECKING:

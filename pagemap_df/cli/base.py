@@ -23,10 +23,10 @@ import click
 
 from .. import printing, store
 from ..errors import NotPermitted, PagemapError
-from ..joins import JOINS
 from ..read import read_snapshot
 from ..snapshot import Snapshot
 from ..take import take
+from ..take.joins import JOINS
 
 if TYPE_CHECKING:
     import pandas as pd

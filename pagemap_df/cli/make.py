@@ -75,6 +75,6 @@ def collector() -> None:
     It is one file for any Python from 3.6 on. Run it there with -o NAME.tar.gz, and read what
     it leaves here with --from NAME.tar.gz.
     """
-    from ..collector import source
+    from ..source.collector import source
 
     click.echo(source(), nl=False)

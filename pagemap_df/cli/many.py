@@ -45,7 +45,7 @@ def watch(
 ) -> None:
     """Record snapshot after snapshot: whole ones, and what changed between them."""
     from .. import watching
-    from ..estimate import estimate
+    from ..watching.estimate import estimate
 
     wanted = list(pids) or None
     cost = estimate(pids=wanted)

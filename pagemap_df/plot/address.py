@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import palette, printing
-from ..arrays import Tables
+from ..algebra.arrays import Tables
+from ..algebra.figures import Accounts
+from ..algebra.view import View
 from ..entries import Bools, Ints
-from ..figures import Accounts
 from ..runs import concatenated
-from ..view import View
 from . import bands, canvas, pixels
 from .bands import COLUMNS, Band
 from .colouring import Colouring, colouring, process_names

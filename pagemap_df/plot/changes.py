@@ -17,10 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .. import changes, palette, printing
-from ..arrays import Tables, same_machine
+from ..algebra.arrays import Tables, same_machine
+from ..algebra.figures import Accounts
 from ..entries import Ints
 from ..errors import TableError
-from ..figures import Accounts
 from ..runs import matched, missing
 from . import canvas, pixels
 from .colouring import STATES, colouring

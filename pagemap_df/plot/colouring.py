@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import palette, printing
-from ..arrays import ELSEWHERE, GUARD, HUGE_ZERO, PRESENT, SWAP, ZERO
+from ..algebra.arrays import ELSEWHERE, GUARD, HUGE_ZERO, PRESENT, SWAP, ZERO
+from ..algebra.figures import Accounts
+from ..algebra.holders import Holdings
+from ..algebra.view import View
 from ..entries import KINDS, Ints
 from ..errors import TableError
-from ..figures import Accounts
-from ..holders import Holdings
-from ..view import View
 
 STATES = tuple(palette.STATES)
 SHARERS = tuple(palette.SHARERS)

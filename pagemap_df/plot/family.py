@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..arrays import Tables
+from ..algebra.arrays import Tables
 from .address import plot_address_space
 from .sharing import plot_rss
 

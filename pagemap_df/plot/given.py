@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import schema
-from ..arrays import Tables
+from ..algebra.arrays import Tables
 from ..entries import KINDS
 from ..errors import TableError
 from ..extents import PRESENT_KINDS

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import hugepages, palette, printing
-from ..arrays import PRESENT, Tables
+from .. import palette, printing
+from ..algebra import hugepages
+from ..algebra.arrays import PRESENT, Tables
+from ..algebra.figures import Accounts
 from ..entries import Ints
-from ..figures import Accounts
 from ..runs import runs
 from . import canvas, pixels
 from .colouring import colouring

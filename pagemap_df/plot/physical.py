@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .. import layout, palette, printing
-from ..arrays import PRESENT, Tables, numbers
+from ..algebra.arrays import PRESENT, Tables, numbers
+from ..algebra.figures import Accounts
+from ..algebra.holders import Holdings
 from ..entries import Ints
 from ..errors import NotAvailable, TableError
-from ..figures import Accounts
-from ..holders import Holdings
 from . import canvas, pixels
 from .colouring import SHARERS, Colouring, by_owner, sharer_classes
 from .given import tables_of

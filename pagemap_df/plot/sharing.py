@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .. import palette, printing, sharing
-from ..arrays import Tables
+from ..algebra.arrays import Tables
+from ..algebra.figures import Accounts
 from ..entries import Ints
 from ..errors import TableError
-from ..figures import Accounts
 from . import canvas, pixels
 from .colouring import SHARERS, process_names, sharer_classes
 from .given import tables_of

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import palette, printing
-from ..arrays import SLOT_BITS, SWAP, Tables
-from ..figures import Accounts
-from ..holders import Holdings
+from ..algebra.arrays import SLOT_BITS, SWAP, Tables
+from ..algebra.figures import Accounts
+from ..algebra.holders import Holdings
 from . import bands, canvas, pixels
 from .bands import COLUMNS, Band
 from .colouring import by_owner

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .. import sharing
-from ..arrays import Tables
+from ..algebra.arrays import Tables
 from ..errors import TableError
 from . import canvas
 from .colouring import slots_for

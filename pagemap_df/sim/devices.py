@@ -7,17 +7,7 @@ import numpy as np
 from . import ksm
 from .filemap import obtain
 from .files import DEVICE, DISK, HUGE, SHMEM, File
-from .hardware import (
-    BLOCK,
-    DIRTY,
-    HEAD,
-    HUGETLB,
-    PAGE_SIZE,
-    RESERVED,
-    TAIL,
-    Frames,
-    size_of,
-)
+from .hardware import BLOCK, DIRTY, HEAD, HUGETLB, PAGE_SIZE, RESERVED, TAIL, Frames, size_of
 from .hugetlb import spare
 from .kernel import Cgroup, Kernel, Knobs
 from .mmap import put_file, truncate

@@ -20,17 +20,7 @@ import numpy as np
 
 from . import pagetable as pt
 from .files import File
-from .hardware import (
-    ANON,
-    BLOCK,
-    HUGETLB,
-    LARGE,
-    SWAPCACHE,
-    UPTODATE,
-    ZERO,
-    Frames,
-    Pfns,
-)
+from .hardware import ANON, BLOCK, HUGETLB, LARGE, SWAPCACHE, UPTODATE, ZERO, Frames, Pfns
 from .pagetable import Ptes
 from .swapfile import SwapDevices
 from .vma import ACCESS, STICKY, AddressSpace, AnonVma, Vma

@@ -15,13 +15,7 @@ from . import ksm, readahead, thp
 from . import pagetable as pt
 from .fault import access
 from .files import DISK
-from .hardware import (
-    BLOCK,
-    DIRTY,
-    LARGE,
-    SWAPBACKED,
-    SWAPCACHE,
-)
+from .hardware import BLOCK, DIRTY, LARGE, SWAPBACKED, SWAPCACHE
 from .kernel import Kernel, Signal
 from .mmap import punch
 from .pageout import of_whole_blocks, split_lone_folios

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..scan import CATEGORIES
+from ..source.scan import CATEGORIES
 from . import pagetable as pt
 from .hardware import ANON, PAGE_SIZE
 from .kernel import Kernel

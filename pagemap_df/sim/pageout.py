@@ -14,17 +14,7 @@ import numpy as np
 
 from . import pagetable as pt
 from . import thp
-from .hardware import (
-    ANON,
-    BLOCK,
-    DIRTY,
-    LARGE,
-    RESERVED,
-    SWAPBACKED,
-    SWAPCACHE,
-    Bools,
-    Pfns,
-)
+from .hardware import ANON, BLOCK, DIRTY, LARGE, RESERVED, SWAPBACKED, SWAPCACHE, Bools, Pfns
 from .kernel import Kernel
 from .pagetable import Ptes
 from .reclaim import evict, split_folios

@@ -30,10 +30,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .. import changes, palette
-from ..arrays import PRESENT, SWAP, Tables, numbers
+from ..algebra.arrays import PRESENT, SWAP, Tables, numbers
+from ..algebra.figures import Accounts
 from ..entries import Ints
 from ..errors import ProcessGone, TableError
-from ..figures import Accounts
 from ..plot.colouring import colouring, slots_for
 from ..snapshot import Snapshot
 from .folded import Folded

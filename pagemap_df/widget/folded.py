@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import extents, schema
-from ..arrays import Tables, numbers
+from ..algebra.arrays import Tables, numbers
 from ..entries import Bools, Ints
 
 _STEPPED = ("pfn", "swap_offset")

@@ -28,7 +28,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import Tables
+from ..algebra.arrays import Tables
 from ..errors import NotAvailable, PagemapError
 from ..plot.given import tables_of
 from ..take import AnySource, source_of, take

@@ -12,21 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from .. import palette
-from ..arrays import PRESENT, Tables
+from ..algebra.arrays import PRESENT, Tables
 from ..entries import Ints
 from ..errors import TableError
 from ..plot.colouring import process_names, slots_for
-from .content import (
-    COLOURS,
-    Changed,
-    Content,
-    Legend,
-    Rows,
-    coding,
-    merged,
-    of_changes,
-    overlaid,
-)
+from .content import COLOURS, Changed, Content, Legend, Rows, coding, merged, of_changes, overlaid
 
 
 def of_frames(snap: Tables, color: str, found: Changed | None) -> Content:

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from .. import palette, printing, schema
-from ..arrays import Tables, numbers
+from ..algebra.arrays import Tables, numbers
 from ..entries import Ints
 from ..errors import NotAvailable, TableError
 from . import cells, content, folded, physical, telling

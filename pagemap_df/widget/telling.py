@@ -11,7 +11,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from .. import story
-from ..arrays import Tables, numbers
+from ..algebra.arrays import Tables, numbers
 from ..snapshot import Snapshot
 from . import folded
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from pagemap_df import fleet, schema
+from pagemap_df.algebra.holders import sets
 from pagemap_df.dataset import open_dataset
 from pagemap_df.entries import KINDS
-from pagemap_df.holders import sets
 from pagemap_df.snapshot import Snapshot
 from tests.bench.harness import Report
 

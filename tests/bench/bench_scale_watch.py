@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow.fs
 
 import pagemap_df as pm
-from pagemap_df import extents, recording, schema
+from pagemap_df import extents, schema
 from pagemap_df import watching as watch
 from pagemap_df.snapshot import Snapshot
+from pagemap_df.watching import recording
 from tests import living
 from tests.bench.harness import Report, seconds
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import pagemap_df as pm
 from pagemap_df import columns, entries, store
-from pagemap_df.frames import FILES
+from pagemap_df.source.frames import FILES
 from tests import living
 from tests.bench.harness import Report, seconds
 
@@ -123,7 +123,7 @@ def storing(report: Report, child: living.Child, what: str, at_most: float) -> N
 
 def machine(report: Report) -> None:
     """The frame table of the machine against a bare sequential read of the same files."""
-    from pagemap_df import frames
+    from pagemap_df.source import frames
 
     def bare() -> None:
         buffer = bytearray(8 << 17)

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from pagemap_df.scan import mask
 from pagemap_df.sim import Machine, Process, Scan
+from pagemap_df.source.scan import mask
 
 PRESENT = mask("PRESENT")
 

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Self
 
 from ...errors import NotAvailable, NotPermitted
-from ...procfs import Procfs
+from ...source.procfs import Procfs
 from .. import readahead
 from ..hardware import BLOCK, PAGE_SIZE
 from . import abi, disk
