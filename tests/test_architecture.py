@@ -14,7 +14,7 @@ PACKAGE = Path(pagemap_df.__file__).parent
 LAYERS = (
     "errors",
     "entries bits pageflags proctext procstatus schema eras columns runs palette printing svg",
-    "source",
+    "source sim.mm",
     "take store tree snapshot read extents watching dataset datasets",
     "algebra sharing swapping changes layout story sim",
     "plot widget accessor sim.twin fleet observer",

@@ -2,18 +2,24 @@
 
 ::
 
-    machine  exec  process ──► calls: mmap mremap madvise fork ... ──► faults: fault anonfault
-    (a Source)   │                        │                            filefault hugetlb thp
-       │         └──────────┐             ▼                                   │
-       ▼                    ▼        zap reclaim swapoff ksm ◄────────────────┘
-    proctree smaps words  run script      │
-    pagemap_file walk     grammar load    ▼
-                                    kernel: vma pagetable files  ◄── hardware swapfile
+    script  grammar ──► run ──► machine (a Source)  exec  process  load
+                                   │                        │
+                 ┌─────────────────┘                        ▼
+                 ▼                   mm/: calls: mmap mremap madvise fork zap
+    proc/: proctree smaps words              │
+           pagemap_file pagemap_scan         ▼
+                 │                   faults: fault anonfault filefault hugetlb thp
+                 │                           │
+                 │                           ▼
+                 │                   reclaim pageout readahead swapoff ksm
+                 │                           │
+                 │                           ▼
+                 └─────────────────► kernel: vma pagetable files ◄── hardware swapfile
 
 Imports go downwards: frames and swap slots know nothing of page tables, page tables nothing
 of mappings, and rules nothing of processes. A page table is arrays of 512 entries as the
 hardware has them, a frame is a row of parallel arrays, so that a rule over a range is a few
-array operations. The rules carry the names of their functions in ``mm/``.
+array operations. The rules carry the names of their functions in the kernel's ``mm/``.
 
 Left out, because no page map shows it or because only timing decides it: per-CPU batches,
 pins, swap readahead, large folios of files, khugepaged and kswapd between two calls, NUMA,
@@ -31,8 +37,8 @@ from .grammar import Operation
 from .load import load
 from .machine import Machine
 from .outcome import Outcome
-from .pagemap_file import PagemapFile, Reader, UserBuffer
-from .pagemap_scan import Scan
+from .proc.pagemap_file import PagemapFile, Reader, UserBuffer
+from .proc.pagemap_scan import Scan
 from .process import Process
 from .run import Run
 from .script import Script

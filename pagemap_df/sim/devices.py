@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import ksm
-from .filemap import obtain
-from .files import DEVICE, DISK, HUGE, SHMEM, File
-from .hardware import BLOCK, DIRTY, HEAD, HUGETLB, PAGE_SIZE, RESERVED, TAIL, Frames, size_of
-from .hugetlb import spare
-from .kernel import Cgroup, Kernel, Knobs
-from .mmap import put_file, truncate
-from .reclaim import make_room, shrink
-from .swapfile import SwapDevices
-from .swapoff import swapoff
-from .vma import AddressSpace
+from .mm import ksm
+from .mm.filemap import obtain
+from .mm.files import DEVICE, DISK, HUGE, SHMEM, File
+from .mm.hardware import BLOCK, DIRTY, HEAD, HUGETLB, PAGE_SIZE, RESERVED, TAIL, Frames, size_of
+from .mm.hugetlb import spare
+from .mm.kernel import Cgroup, Kernel, Knobs
+from .mm.mmap import put_file, truncate
+from .mm.reclaim import make_room, shrink
+from .mm.swapfile import SwapDevices
+from .mm.swapoff import swapoff
+from .mm.vma import AddressSpace
 
 TASK_SIZE = 0x7FFFFFFFF
 """Pages of an x86-64 address space with 4-level tables."""

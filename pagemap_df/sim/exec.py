@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from .devices import TASK_SIZE
-from .files import File
-from .kernel import Kernel
-from .process import Process
-from .vma import (
+from .mm.files import File
+from .mm.kernel import Kernel
+from .mm.vma import (
     ACCOUNT,
     DONTDUMP,
     DONTEXPAND,
@@ -28,6 +27,7 @@ from .vma import (
     AddressSpace,
     Vma,
 )
+from .process import Process
 
 _MAY = MAYREAD | MAYWRITE | MAYEXEC
 _STACK, _TOUCHED = 33, 3

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ScriptError
-from .hardware import size_of
-from .madvise import ADVICE
+from .mm.hardware import size_of
+from .mm.madvise import ADVICE
 from .process import protection
 
 MACHINE_FORMS = {

@@ -20,9 +20,10 @@ from ..entries import SWAP_TYPE_BITS
 from ..errors import NotAvailable
 from ..proctext import text_to_path
 from ..snapshot import Snapshot
-from . import pagetable as pt
-from .files import DEVICE, DISK, HUGE, SHMEM, File
-from .hardware import (
+from .machine import Machine
+from .mm import pagetable as pt
+from .mm.files import DEVICE, DISK, HUGE, SHMEM, File
+from .mm.hardware import (
     BLOCK,
     EXCLUSIVE,
     FRESH_ANON,
@@ -41,10 +42,8 @@ from .hardware import (
     ZERO,
     Pfns,
 )
-from .machine import Machine
-from .process import Process, protection
-from .swapfile import SwapArea
-from .vma import (
+from .mm.swapfile import SwapArea
+from .mm.vma import (
     ACCOUNT,
     DONTEXPAND,
     GROWSDOWN,
@@ -61,7 +60,8 @@ from .vma import (
     AnonVma,
     Vma,
 )
-from .vma import HUGETLB as VM_HUGETLB
+from .mm.vma import HUGETLB as VM_HUGETLB
+from .process import Process, protection
 
 _HEADROOM = 1 << 15
 """Free frames that a loaded machine has at least."""

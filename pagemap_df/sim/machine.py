@@ -36,21 +36,21 @@ from ..errors import NotAvailable, ProcessGone
 from ..snapshot import Snapshot
 from ..source import Source
 from ..take import take
-from . import pagetable as pt
-from . import proctree
 from .devices import TASK_SIZE, Devices
 from .exec import must_be_program, new_space, start
-from .files import File
-from .fork import copy_space
-from .hardware import BLOCK, PAGE_SIZE, OutOfFrames
-from .mmap import close
+from .mm import pagetable as pt
+from .mm.files import File
+from .mm.fork import copy_space
+from .mm.hardware import BLOCK, PAGE_SIZE, OutOfFrames
+from .mm.mmap import close
+from .mm.vma import AddressSpace
 from .outcome import Outcome
-from .pagemap_file import PagemapFile, Reader
+from .proc import proctree
+from .proc.pagemap_file import PagemapFile, Reader
+from .proc.words import kpagecgroup, kpagecount, kpageflags, pagemap
 from .process import Process
 from .run import Run
 from .script import Script
-from .vma import AddressSpace
-from .words import kpagecgroup, kpagecount, kpageflags, pagemap
 
 
 class Machine(Devices, Source):

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import ProcessGone
-from . import madvise as advice_of
-from . import mmap as calls
-from .fault import access
-from .files import File
-from .hardware import OutOfFrames
-from .kernel import Signal
-from .mremap import mremap
-from .vma import (
+from .mm import madvise as advice_of
+from .mm import mmap as calls
+from .mm.fault import access
+from .mm.files import File
+from .mm.hardware import OutOfFrames
+from .mm.kernel import Signal
+from .mm.mremap import mremap
+from .mm.vma import (
     ACCESS,
     ACCOUNT,
     EXEC,

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ScriptError
-from .files import File
 from .grammar import Operation, Part
-from .hardware import size_of
+from .mm.files import File
+from .mm.hardware import size_of
 from .outcome import Outcome
 from .process import Process
 from .script import Script

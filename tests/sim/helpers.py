@@ -81,7 +81,7 @@ def check(machine: Machine) -> None:
             used = (area.holders > 0) | (area.cache > 0)
             assert area.used == used.sum()
     assert not holders
-    from pagemap_df.sim.hardware import BUDDY
+    from pagemap_df.sim.mm.hardware import BUDDY
 
     free = np.flatnonzero(frames.flags & BUDDY)
     assert len(free) == frames.free

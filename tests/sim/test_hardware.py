@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from pagemap_df.sim import hardware
-from pagemap_df.sim import pagetable as pt
-from pagemap_df.sim.hardware import ANON, BUDDY, RESERVED, Frames, OutOfFrames, size_of
-from pagemap_df.sim.pagetable import PageTable
-from pagemap_df.sim.swapfile import SwapDevices
-from pagemap_df.sim.vma import ACCOUNT, READ, WRITE, AddressSpace, AnonVma, Vma
+from pagemap_df.sim.mm import hardware
+from pagemap_df.sim.mm import pagetable as pt
+from pagemap_df.sim.mm.hardware import ANON, BUDDY, RESERVED, Frames, OutOfFrames, size_of
+from pagemap_df.sim.mm.pagetable import PageTable
+from pagemap_df.sim.mm.swapfile import SwapDevices
+from pagemap_df.sim.mm.vma import ACCOUNT, READ, WRITE, AddressSpace, AnonVma, Vma
 
 
 @pytest.fixture

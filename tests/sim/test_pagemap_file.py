@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pagemap_df.sim import Machine, Process, Reader, UserBuffer
-from pagemap_df.sim.pagetable import PageTable
-from pagemap_df.sim.walk import walk
+from pagemap_df.sim.mm.pagetable import PageTable
+from pagemap_df.sim.proc.walk import walk
 
 END = 0x7FFFFFFFF
 

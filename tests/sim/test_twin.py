@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from pagemap_df import sim
 from pagemap_df.cli import main
 from pagemap_df.errors import NotAvailable, NotPermitted, ScriptError
-from pagemap_df.sim import Machine, Script, fork, swapfile
+from pagemap_df.sim import Machine, Script
 from pagemap_df.sim.grammar import MACHINE_FORMS, PROCESS_FORMS
+from pagemap_df.sim.mm import fault, fork, swapfile
 from pagemap_df.sim.twin import RULES, Host, compare, shrink
 from pagemap_df.sim.twin import random as random_run
 from pagemap_df.sim.twin.arena import Arena, Model
@@ -32,7 +32,7 @@ from pagemap_df.sim.twin.runs import numbered
 from pagemap_df.sim.twin.sides import Names, Side, differences, side
 from pagemap_df.take import take
 
-REGRESSIONS = sorted(Path(sim.__file__).parents[2].glob("datasets/scripts/regressions/*.pms"))
+REGRESSIONS = sorted(Path(__file__).parents[2].glob("datasets/scripts/regressions/*.pms"))
 SHARED_SWAP = """
 swap 8M
 memfd pool 20
@@ -227,7 +227,7 @@ class TestKernel:
     def test_errors_and_signals_are_compared(self, host, monkeypatch):
         script = Script.parse("proc a\na: m = mmap 3 private anon r\na: write m\nsnap end")
         assert compare(script, host=host).empty
-        monkeypatch.setattr(sim.fault, "_permitted", lambda space, pages, write: (pages, None))
+        monkeypatch.setattr(fault, "_permitted", lambda space, pages, write: (pages, None))
         found = compare(script, host=host)
         assert found["what"].iloc[0] == "outcome"
         assert found["kernel"].iloc[0] == "SIGSEGV"

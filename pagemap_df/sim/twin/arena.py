@@ -20,8 +20,8 @@ import numpy as np
 
 from ...entries import Words
 from ...source import Source
-from ..hardware import BLOCK, PAGE_SIZE
 from ..machine import Machine
+from ..mm.hardware import BLOCK, PAGE_SIZE
 from ..run import Run
 from ..script import Operation
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...errors import ScriptError
-from ..hardware import BLOCK
 from ..machine import Machine
-from ..madvise import ADVICE
+from ..mm.hardware import BLOCK
+from ..mm.madvise import ADVICE
 from ..script import Script
 from .arena import Model
 

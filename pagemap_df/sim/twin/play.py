@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from ...errors import ProcessGone
 from ..grammar import Part
-from ..hardware import PAGE_SIZE, size_of
+from ..mm.hardware import PAGE_SIZE, size_of
 from ..outcome import Outcome
 from ..process import protection
 from ..run import Mapped

@@ -30,8 +30,8 @@ from typing import Self
 
 from ...errors import NotAvailable, NotPermitted
 from ...source.procfs import Procfs
-from .. import readahead
-from ..hardware import BLOCK, PAGE_SIZE
+from ..mm import readahead
+from ..mm.hardware import BLOCK, PAGE_SIZE
 from . import abi, disk
 from .arena import Arena
 from .task import WAIT, Task

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..hardware import PAGE_SIZE
+from ..mm.hardware import PAGE_SIZE
 
 
 class Shelf:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ...schema import SMAPS_FIGURES
 from ...snapshot import Snapshot
-from ..hardware import PAGE_SIZE
+from ..mm.hardware import PAGE_SIZE
 from .arena import FIRST, Model
 
 _PAGE = [

@@ -18,12 +18,12 @@ import numpy as np
 
 from ...entries import ENTRY, FRAME, PRESENT, Words
 from ...pageflags import mask
-from .. import pagetable as pt
-from ..files import DEVICE, DISK, File
-from ..hardware import ANON, BLOCK, DIRTY, KSM, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
-from ..kernel import Kernel
-from ..pagetable import Ptes
-from ..reclaim import drop_cache, evict, split_folios, write_back
+from ..mm import pagetable as pt
+from ..mm.files import DEVICE, DISK, File
+from ..mm.hardware import ANON, BLOCK, DIRTY, KSM, LARGE, PAGE_SIZE, SWAPBACKED, Bools, Pfns
+from ..mm.kernel import Kernel
+from ..mm.pagetable import Ptes
+from ..mm.reclaim import drop_cache, evict, split_folios, write_back
 from . import child
 from .abi import CACHESTAT
 from .arena import FIRST, STOP, Model

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import proctext
-from . import pagetable as pt
-from . import thp
-from .files import HUGE
-from .hardware import (
+from ... import proctext
+from ..mm import pagetable as pt
+from ..mm import thp
+from ..mm.files import HUGE
+from ..mm.hardware import (
     ANON,
     BLOCK,
     DIRTY,
@@ -25,9 +25,9 @@ from .hardware import (
     SWAPBACKED,
     Bools,
 )
-from .kernel import Kernel
-from .pagetable import Ptes
-from .vma import HUGETLB, LOCKED, NAMES, SHARED, WRITE, AddressSpace, Vma
+from ..mm.kernel import Kernel
+from ..mm.pagetable import Ptes
+from ..mm.vma import HUGETLB, LOCKED, NAMES, SHARED, WRITE, AddressSpace, Vma
 
 _PSS_SHIFT = 12
 _UNIT = PAGE_SIZE << _PSS_SHIFT

@@ -11,9 +11,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from . import pagetable as pt
-from .hardware import BLOCK
-from .pagetable import PageTable, Ptes
+from ..mm import pagetable as pt
+from ..mm.hardware import BLOCK
+from ..mm.pagetable import PageTable, Ptes
 
 SPANS = {"pgd": BLOCK**3, "pud": BLOCK**2, "pmd": BLOCK}
 """Pages that a slot of each level spans (4-level tables)."""

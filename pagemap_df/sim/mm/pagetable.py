@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..entries import MARKER_TYPE, MARKERS, swap_frame
+from ...entries import MARKER_TYPE, MARKERS, swap_frame
 from .hardware import BLOCK, Bools, Pfns
 
 Ptes = NDArray[np.uint64]

@@ -32,17 +32,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import entries
-from ..entries import Words, layout
-from .hardware import PAGE_SIZE
+from ... import entries
+from ...entries import Words, layout
+from ..mm.hardware import PAGE_SIZE
+from ..mm.vma import AddressSpace, fail
+from ..process import Process
 from .pagemap_scan import Scan, scan
-from .process import Process
-from .vma import AddressSpace, fail
 from .walk import walk
 from .words import fields
 
 if TYPE_CHECKING:
-    from .machine import Machine
+    from ..machine import Machine
 
 _WORD = 8
 _MOST = 0x7FFFF000

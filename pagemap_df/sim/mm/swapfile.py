@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..entries import swap_frame, swap_offset, swap_type
+from ...entries import swap_frame, swap_offset, swap_type
 from .hardware import DIRTY, SWAPCACHE, Frames, Pfns
 
 CLUSTER = 512

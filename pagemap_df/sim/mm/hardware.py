@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pageflags import mask
+from ...pageflags import mask
 
 Pfns = NDArray[np.int64]
 """Page frame numbers, or any other indices."""

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..source.scan import CATEGORIES
-from . import pagetable as pt
-from .hardware import ANON, PAGE_SIZE
-from .kernel import Kernel
-from .pagetable import Ptes
-from .vma import HUGETLB, PFNMAP, AddressSpace, Vma, fail
+from ...source.scan import CATEGORIES
+from ..mm import pagetable as pt
+from ..mm.hardware import ANON, PAGE_SIZE
+from ..mm.kernel import Kernel
+from ..mm.pagetable import Ptes
+from ..mm.vma import HUGETLB, PFNMAP, AddressSpace, Vma, fail
 
 WP_MATCHING, CHECK_WPASYNC = 1, 2
 _ALL = sum(CATEGORIES.values())

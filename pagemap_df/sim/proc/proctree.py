@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .. import procstatus, proctext
-from ..errors import NotAvailable
-from . import pagetable as pt
-from .hardware import ANON, HUGETLB, PAGE_SHIFT, PAGE_SIZE, RESERVED
-from .kernel import Kernel
-from .process import Process
+from ... import procstatus, proctext
+from ...errors import NotAvailable
+from ..mm import pagetable as pt
+from ..mm.hardware import ANON, HUGETLB, PAGE_SHIFT, PAGE_SIZE, RESERVED
+from ..mm.kernel import Kernel
+from ..mm.swapfile import SwapArea
+from ..mm.vma import LOCKED, AddressSpace
+from ..process import Process
 from .smaps import line, rollup, smap
-from .swapfile import SwapArea
-from .vma import LOCKED, AddressSpace
 
 _KIB = PAGE_SIZE // 1024
 

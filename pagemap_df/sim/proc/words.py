@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..entries import Fields, Layout, Words, pack
-from . import pagetable as pt
-from .hardware import ANON, BLOCK, HUGETLB, LARGE, MLOCKED, MMAP, UNEVICTABLE, Pfns
-from .kernel import Kernel
-from .pagetable import Ptes
-from .vma import LOCKED, AddressSpace
+from ...entries import Fields, Layout, Words, pack
+from ..mm import pagetable as pt
+from ..mm.hardware import ANON, BLOCK, HUGETLB, LARGE, MLOCKED, MMAP, UNEVICTABLE, Pfns
+from ..mm.kernel import Kernel
+from ..mm.pagetable import Ptes
+from ..mm.vma import LOCKED, AddressSpace
 
 
 def fields(kernel: Kernel, ptes: Ptes) -> Fields:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..entries import swap_type
+from ...entries import swap_type
 from . import pagetable as pt
 from .filemap import obtain
 from .hardware import DIRTY, FRESH_ANON, Pfns
