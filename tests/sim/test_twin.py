@@ -30,9 +30,12 @@ from pagemap_df.sim.twin.generate import STEPS, Draft
 from pagemap_df.sim.twin.generate import script as random_script
 from pagemap_df.sim.twin.runs import numbered
 from pagemap_df.sim.twin.sides import Names, Side, differences, side
+from pagemap_df.sim.twin.tally import verb
 from pagemap_df.take import take
 
-REGRESSIONS = sorted(Path(__file__).parents[2].glob("datasets/scripts/regressions/*.pms"))
+DATASETS = Path(__file__).parents[2] / "datasets"
+REGRESSIONS = sorted(DATASETS.glob("scripts/regressions/*.pms"))
+RECORDS = sorted(DATASETS.glob("twin/*.json"))
 SHARED_SWAP = """
 swap 8M
 memfd pool 20
@@ -356,3 +359,25 @@ def test_rules_give_their_reasons():
 
 def test_hypothesis_and_seeds_draw_from_the_same_generator():
     assert random_script(random.Random("0/7")).dump() == numbered(0, 7).dump()
+
+
+class TestRecord:
+    """What is kept of long runs, in ``datasets/twin``."""
+
+    @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+    def test_scripts_of_all_kinds_and_no_divergence(self, path):
+        told = json.loads(path.read_text())
+        assert told["scripts"] >= 5_000
+        assert told["divergences"] == []
+        assert told["rules"] == {rule.name: rule.reason for rule in RULES}
+        coverage = told["coverage"]
+        verbs = {verb(item) for number in range(400) for item in numbered(0, number)}
+        assert verbs == set(coverage["operations"])
+        assert sum(coverage["operations"].values()) == told["operations"]
+        assert sum(coverage["pages"].values()) == told["pages"]
+        pairs = {tuple(pair.split(", ")) for pair in coverage["pairs"]}
+        assert {verb for pair in pairs for verb in pair} == verbs
+        assert len(pairs) > 0.8 * len(verbs) ** 2
+
+    def test_there_is_one(self):
+        assert RECORDS

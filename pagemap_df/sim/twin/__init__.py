@@ -14,7 +14,8 @@ and so must every errno and every signal. What the model cannot know is declared
 word by word, with the reason. `random` does it for as many random scripts as you like, and
 shrinks what diverges to a few lines.
 
-Playing on the kernel takes root, and turns knobs of the machine for the time; a guard process
+Files of scripts lie on a small file system made for the session, whose page cache has single
+pages. Playing on the kernel takes root, and turns knobs of the machine for the time; a guard process
 turns them back, switches swap off and removes every file and process even if this program is
 killed. See `Host`.
 """

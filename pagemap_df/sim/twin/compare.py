@@ -26,11 +26,17 @@ MEMORY = "1G"
 def play(
     script: Script, host: Session, seed: int = 0, tally: Tally | None = None
 ) -> Iterator[Difference]:
-    """Run a script on both sides; the differences as they are found."""
+    """Run a script on both sides; the differences as they are found.
+
+    An operation with two outcomes is the end: nothing behind it is about the same processes.
+    """
     press = any(item.op == "reclaim" for item in script)
     with Both(host, script.memory or MEMORY, seed, press=press) as both:
         for operation in script:
-            yield from both.step(operation, tally)
+            found = both.step(operation, tally)
+            yield from found
+            if any(difference.what == "outcome" for difference in found):
+                return
             if both.over is not None:
                 if tally is not None:
                     tally.ended[both.over] += 1
