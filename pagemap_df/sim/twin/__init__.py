@@ -15,9 +15,9 @@ word by word, with the reason. `random` does it for as many random scripts as yo
 shrinks what diverges to a few lines.
 
 Files of scripts lie on a small file system made for the session, whose page cache has single
-pages. Playing on the kernel takes root, and turns knobs of the machine for the time; a guard process
-turns them back, switches swap off and removes every file and process even if this program is
-killed. See `Host`.
+pages. Playing on the kernel takes root, and turns knobs of the machine for the time; a guard
+process turns them back, switches swap off and removes every file and process even if this
+program is killed. See `Host`.
 """
 
 from __future__ import annotations
