@@ -123,8 +123,13 @@ class Devices:
         swapoff(self.kernel, number)
 
     def huge_pages(self, count: int) -> int:
-        """Make the hugetlb pool so large, if there are frames in one piece: how large it is."""
+        """Make the hugetlb pool so large, if there are frames in one piece: how large it is.
+
+        What is in use or reserved beyond that is surplus, and goes when it comes free.
+        """
         kernel = self.kernel
+        wanted = max(0, count - (kernel.huge_total - kernel.huge_surplus))
+        kernel.huge_surplus -= min(wanted, kernel.huge_surplus)
         while kernel.huge_total < count:
             pfns = kernel.frames.alloc_block(HUGETLB)
             if pfns is None:
@@ -136,6 +141,7 @@ class Devices:
         while kernel.huge_total > count and spare(kernel) > 0:
             kernel.frames.release_block(kernel.huge_pool.pop())
             kernel.huge_total -= 1
+        kernel.huge_surplus = max(0, kernel.huge_total - count)
         return kernel.huge_total
 
     def ksm_run(self) -> int:

@@ -145,6 +145,7 @@ def _process(machine: Machine, row: Any) -> Process:
     """A process without mappings; its cgroup is made if there is none of the name."""
     space = AddressSpace(0x7FFFF7FFF, machine.task_size, machine.kernel.frames.zero)
     machine.kernel.spaces.append(space)
+    space.scattered = True
     name = "" if pd.isna(row.name) else str(row.name)
     process = Process(machine, int(row.pid), 0, name, space)
     if not pd.isna(row.ppid):

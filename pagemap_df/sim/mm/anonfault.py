@@ -41,14 +41,10 @@ def do_swap_page(fault: Fault, out: Bools) -> None:
     pfns[absent] = fresh
     swap.add_to_cache(fresh, entries[absent])
     swap.drop(entries)
-    if fault.vma.has(LOCKED):
-        swap.free_swap(pfns)
-    else:
-        due = np.isin(pfns, mlocked(kernel))
-        if fault.write:
-            due |= frames.mapcount[pfns] == 0
-        swap.free_swap(pfns[due])
-        swap.free_while_full(pfns[~due])
+    due = np.isin(pfns, mlocked(kernel)) | fault.vma.has(LOCKED)
+    if fault.write:
+        due |= frames.mapcount[pfns] == 0
+    swap.free_in_turn(pfns, due)
     alone = ((frames.flags[pfns] & SWAPCACHE) == 0) & (frames.mapcount[pfns] == 0)
     exclusive = pt.has(old, pt.XSWAP) | alone
     frames.flags[pfns[exclusive]] |= EXCLUSIVE
@@ -105,8 +101,8 @@ def _reusable(fault: Fault, protected: Bools) -> Bools:
     cached = (frames.flags[pfns] & SWAPCACHE) != 0
     alone = np.where(large, False, once & ~cached)
     pages = fault.pages(protected)
-    for at in np.flatnonzero(large & anon & ~exclusive & ~cached).tolist():
-        alone[at] = thp.owned_alone(kernel, fault.space, int(pages[at]), int(pfns[at]))
+    asked = large & anon & ~exclusive & ~cached
+    alone[asked] = thp.owned_alone(kernel, fault.space, pages[asked], pfns[asked])
     return np.asarray(anon & (exclusive | alone))
 
 

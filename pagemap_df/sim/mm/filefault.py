@@ -79,6 +79,9 @@ def _read_one(fault: Fault, page: int, size: int) -> None:
     ready = (vma.file.cache[numbers] > 0) | (vma.file.disk[numbers] == 0)
     waits = vma.file.cache[vma.file_page(page)] <= 0 and vma.file.disk[vma.file_page(page)] != 0
     _bring_in(fault, page)
+    if waits:
+        read = np.flatnonzero((vma.file.cache[numbers] > 0) & ~ready)
+        fault.kernel.read_in_pieces |= bool((np.diff(read) > 1).any())
     _map_cached(fault, around if waits else around[ready], skip=RECLAIM)
     _map_cached(fault, np.array([page]))
 

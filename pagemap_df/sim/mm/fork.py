@@ -36,7 +36,7 @@ def copy_space(kernel: Kernel, parent: AddressSpace) -> AddressSpace:
     child = AddressSpace(parent.mmap_base, parent.task_size, kernel.frames.zero)
     child.brk_first, child.brk_stop = parent.brk_first, parent.brk_stop
     child.stack_page, child.cgroup = parent.stack_page, parent.cgroup
-    child.opened = dict(parent.opened)
+    child.opened, child.scattered = dict(parent.opened), parent.scattered
     for vma in parent.vmas:
         if vma.has(DONTCOPY):
             continue

@@ -54,6 +54,20 @@ def unreserve(kernel: Kernel, space: AddressSpace | None, vma: Vma) -> None:
         kernel.huge_reserved -= len(gone)
 
 
+def restore(kernel: Kernel, space: AddressSpace, vma: Vma, pages: Pfns, pfns: Pfns) -> None:
+    """Keep a page for the owner of a private mapping again that lets go of its own (Linux 6.9).
+
+    Only if nobody else has it, and the pool is not to shrink.
+    """
+    file = vma.file
+    if file is None or vma.shared or file.owner is not space or kernel.huge_surplus:
+        return
+    alone = (kernel.frames.flags[pfns] & ANON != 0) & (kernel.frames.mapcount[pfns] == 1)
+    kept = set((vma.file_page(pages[alone]) // BLOCK).tolist()) - file.reserved
+    file.reserved |= kept
+    kernel.huge_reserved += len(kept)
+
+
 def spare(kernel: Kernel) -> int:
     """Pages of the pool that are not kept for anybody."""
     return len(kernel.huge_pool) - kernel.huge_reserved

@@ -83,9 +83,13 @@ class Kernel:
     huge_pool: list[int] = field(default_factory=list)
     huge_total: int = 0
     huge_reserved: int = 0
+    huge_surplus: int = 0
+    """Pages of the pool that are to go when they come free."""
     labels: int = 1
     short: bool = False
     """Whether there ever were not enough frames, or a cgroup reached its limit."""
+    read_in_pieces: bool = False
+    """Whether somebody ever waited for one of several requests to a disk, and looked at all."""
     ksm_chains: dict[int, list[int]] = field(default_factory=dict)
     """Label of contents -> merged pages that hold them, the one to try first first."""
 
@@ -123,9 +127,14 @@ class Kernel:
         frames = self.frames
         if frames.mapcount[head : head + BLOCK].any() or frames.owner[head]:
             return
-        if frames.flags[head] & HUGETLB:
+        if frames.flags[head] & HUGETLB and not self.huge_surplus:
             frames.flags[head : head + BLOCK] = HUGETLB | LARGE
             self.huge_pool.append(head)
+            return
+        if frames.flags[head] & HUGETLB:
+            self.huge_surplus -= 1
+            self.huge_total -= 1
+            frames.release_block(head)
             return
         self.uncharge(np.arange(head, head + BLOCK))
         frames.release_block(head)
@@ -165,7 +174,7 @@ class Kernel:
         for some, cached in zip(np.split(entries, edges), np.split(pfns, edges), strict=True):
             self.swap.drop(some)
             cached = cached[cached >= 0]
-            self.swap.free_while_full(cached[self.frames.mapcount[cached] > 0])
+            self.swap.free_in_turn(cached[self.frames.mapcount[cached] > 0])
             cached = np.unique(cached)
             self.free_idle(cached[self.frames.mapcount[cached] == 0])
 

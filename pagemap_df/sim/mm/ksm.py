@@ -253,6 +253,7 @@ def _have_twins(frames: Frames, pfns: Pfns, zero: bool) -> Bools:
 def _point_to(kernel: Kernel, ptes: Ptes, where: Pfns, pfns: Pfns) -> None:
     """Let entries map merged pages, write-protected."""
     old = ptes[where]
+    kernel.frames.flags[pt.frame(old[pt.has(old, pt.DIRTY)])] |= DIRTY  # write_protect_page
     zero = pfns == kernel.frames.zero
     bits = old & (pt.YOUNG | pt.SOFT | pt.UFFD_WP)
     ptes[where] = pfns.view(np.uint64) | pt.PRESENT | bits | np.where(zero, pt.SPECIAL, pt.NONE)

@@ -203,6 +203,7 @@ def _take_tables(space: AddressSpace, first: int, stop: int, to: int) -> list[tu
     table.split(first)
     table.split(stop)
     aligned = (to - first) % BLOCK == 0
+    space.scattered |= bool(not aligned or first % BLOCK or stop % BLOCK)
     found = []
     for page, ptes in table.runs(first, stop):
         if not aligned:

@@ -160,10 +160,9 @@ def split_lone_folios(
         if not whole:
             large &= ~of_whole_blocks(pfns)
         found, at = np.unique(pfns[large] // BLOCK, return_index=True)
-        for block, index in zip(found.tolist(), at.tolist(), strict=True):
-            place, pfn = page + int(where[large][index]), int(pfns[large][index])
-            if block not in but and thp.owned_alone(kernel, space, place, pfn):
-                lone.append(block)
+        at = at[~np.isin(found, list(but))]
+        mine = thp.owned_alone(kernel, space, page + where[large][at], pfns[large][at])
+        lone += (pfns[large][at][mine] // BLOCK).tolist()
     if lone:
         split_folios(kernel, np.unique(lone) * BLOCK)
 

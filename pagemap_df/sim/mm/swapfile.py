@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...entries import swap_frame, swap_offset, swap_type
-from .hardware import DIRTY, SWAPCACHE, Frames, Pfns
+from .hardware import DIRTY, SWAPCACHE, Bools, Frames, Pfns
 
 CLUSTER = 512
 """Slots (SWAPFILE_CLUSTER)."""
@@ -338,12 +338,17 @@ class SwapDevices:
             area.cache[offsets] = 0
             self._give_back(area, int((area.holders[offsets] == 0).sum()))
 
-    def free_while_full(self, pfns: Pfns) -> None:
-        """Do so one by one as long as swap is nearly full (``mem_cgroup_swap_full``)."""
-        for at in range(len(pfns)):
-            if not self.nearly_full:
-                return
+    def free_in_turn(self, pfns: Pfns, due: Bools | None = None) -> None:
+        """Do so with those that are `due`, and with all as long as swap is nearly full.
+
+        One by one (``mem_cgroup_swap_full``): each that is freed may be why it no longer is.
+        """
+        at = 0
+        while at < len(pfns) and self.nearly_full:
             self.free_swap(pfns[at : at + 1])
+            at += 1
+        if due is not None:
+            self.free_swap(pfns[at:][due[at:]])
 
     def free_swap(self, pfns: Pfns) -> None:
         """Remove those frames from the cache whose slots have no holder (``folio_free_swap``).

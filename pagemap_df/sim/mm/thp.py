@@ -13,7 +13,7 @@ import errno
 import numpy as np
 
 from . import pagetable as pt
-from .hardware import BLOCK, EXCLUSIVE, FRESH_ANON, SWAPCACHE, THP, Pfns
+from .hardware import BLOCK, EXCLUSIVE, FRESH_ANON, SWAPCACHE, THP, Bools, Pfns
 from .kernel import Kernel
 from .vma import HUGEPAGE, NOHUGEPAGE, WRITE, AddressSpace, Vma
 
@@ -115,20 +115,27 @@ def write_protected(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) ->
         space.table.split_leaf(leaf)
 
 
-def owned_alone(kernel: Kernel, space: AddressSpace, page: int, pfn: int) -> bool:
-    """Whether all mappings of the large folio of `pfn`, mapped at `page`, are in `space`.
+def owned_alone(kernel: Kernel, space: AddressSpace, pages: Pfns, pfns: Pfns) -> Bools:
+    """Whether all mappings of the large folios of `pfns`, mapped at `pages`, are in `space`.
 
-    ``__wp_can_reuse_large_anon_folio``; the folio was mapped in one piece, so that its other
-    pages are found at most a page table away.
+    ``folio_maybe_mapped_shared``. A folio was mapped in one piece: its other pages are found at
+    most a page table away, unless mremap took them elsewhere.
     """
-    head = pfn // BLOCK * BLOCK
     frames = kernel.frames
-    if frames.flags[head] & SWAPCACHE:
-        return False
-    start = page - (pfn - head)
-    ours = space.table.read(max(start, 0), start + BLOCK)
-    mine = int((pt.mapped(ours) & (pt.frame(ours) // BLOCK == head // BLOCK)).sum())
-    return mine == int(frames.mapcount[head : head + BLOCK].sum())
+    heads = pfns // BLOCK * BLOCK
+    starts = np.maximum(pages - (pfns - heads), 0)
+    total = np.array([frames.mapcount[head : head + BLOCK].sum() for head in heads], np.int64)
+    mine = np.zeros(len(heads), np.int64)
+    for at, (start, head) in enumerate(zip(starts.tolist(), heads.tolist(), strict=True)):
+        near = space.table.read(start, start + BLOCK)
+        mine[at] = (pt.mapped(near) & (pt.frame(near) // BLOCK == head // BLOCK)).sum()
+    if space.scattered and (mine < total).any():
+        found = np.zeros(frames.span // BLOCK + 1, np.int64)
+        for _, ptes in space.table.runs(0, space.task_size):
+            blocks = pt.frame(ptes[pt.mapped(ptes)]) // BLOCK
+            found += np.bincount(blocks, minlength=len(found))
+        mine = found[heads // BLOCK]
+    return np.asarray((mine == total) & ((frames.flags[heads] & SWAPCACHE) == 0))
 
 
 def collapse(kernel: Kernel, space: AddressSpace, vma: Vma, number: int) -> int:

@@ -199,6 +199,8 @@ class AddressSpace:
         What ksmd remembers of its pages.
     opened : dict of int to ReadAhead
         Of each file it has mapped, by number; shared with children, as open files are.
+    scattered : bool
+        Whether pages of one large folio may lie far from each other: mremap moves them.
     """
 
     def __init__(self, mmap_base: int, task_size: int, zero: int) -> None:
@@ -213,6 +215,7 @@ class AddressSpace:
         self._searched = (mmap_base, 0)
         self.cgroup = 0
         self.opened: dict[int, ReadAhead] = {}
+        self.scattered = False
         self.merged = Merged(*np.empty((3, 0), np.int64))
 
     def index(self, page: int) -> int:

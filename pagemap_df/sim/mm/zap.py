@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import hugetlb
 from . import pagetable as pt
 from .files import HUGE, File
 from .hardware import ANON, BLOCK, DIRTY, REFERENCED
@@ -40,7 +41,7 @@ def zap(
         first, stop = -(-first // BLOCK) * BLOCK, stop // BLOCK * BLOCK
     space.table.split(first)
     space.table.split(stop)
-    for _, ptes in space.table.runs(first, stop):
+    for page, ptes in space.table.runs(first, stop):
         doomed = ptes != pt.NONE
         if not guards:
             doomed &= ~pt.guards(ptes)
@@ -49,6 +50,8 @@ def zap(
             counted[counted] = (kernel.frames.flags[pt.frame(ptes[counted])] & ANON) == 0
             doomed &= counted
         old = ptes[doomed]
+        if vma.file is not None and vma.file.kind == HUGE:
+            hugetlb.restore(kernel, space, vma, page + np.flatnonzero(doomed), pt.frame(old))
         ptes[doomed] = pt.NONE
         _let_go(kernel, old)
     _free_empty_leaves(space, first, stop)

@@ -66,6 +66,12 @@ RULES = (
         ends=True,
     ),
     Rule(
+        "pieces",
+        "Reading ahead around pages that are in memory already makes several requests. Who "
+        "faulted waits for one of them, and maps what has come of the others by then.",
+        ends=True,
+    ),
+    Rule(
         "names",
         "Page frame numbers, swap offsets, inodes and devices are compared by who shares them.",
         ("pfn", "swap_offset", "inode", "device"),
@@ -108,6 +114,7 @@ def ended(model: Model) -> str | None:
         "memory": kernel.short,
         "worker": kernel.swap.raced,
         "merged": model.merged_out,
+        "pieces": kernel.read_in_pieces,
     }
     return next((name for name, it in happened.items() if it), None)
 

@@ -2,9 +2,10 @@
 
 The kernel is looked at before the model moves. What an entry maps in the model and does not
 map in the kernel is gone, from all who map it or from one of them; where the kernel has the
-zero page instead, a huge page was split; what the page cache of a file no longer holds is gone
-from there; and of pages that were lazily freed, some turned out to be written to after all.
-Pressure also wakes who writes dirty files to disk, so that both sides write all of it.
+zero page instead, or single pages, a huge page was split; what the page cache of a file no
+longer holds is gone from there; and of pages that were lazily freed, some turned out to be
+written to after all. Pressure also wakes who writes dirty files to disk, so that both sides
+write all of it.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def tell(model: Model, real: Play, host: Session) -> None:
     zeros = host.source.facts()["zero_pfns"]
     runs = _runs(model, real, host)
     split = [run.pfns[run.gone | np.isin(run.frames(), zeros)] for run in runs]
+    split += [_in_pieces(kernel, run, host) for run in runs]
     if _split(kernel, np.concatenate([_NONE, *split])):
         runs = _runs(model, real, host)
     gone = np.unique(np.concatenate([_NONE, *(run.pfns[run.gone] for run in runs)]))
@@ -114,14 +116,26 @@ def _split(kernel: Kernel, pfns: Pfns) -> bool:
     return bool(len(large))
 
 
+def _in_pieces(kernel: Kernel, run: _Run, host: Session) -> Pfns:
+    """The first page of each large folio of the model that is none in the kernel any more."""
+    large = np.flatnonzero(((kernel.frames.flags[run.pfns] & LARGE) != 0) & ~run.gone)
+    _, at = np.unique(run.pfns[large] // BLOCK, return_index=True)
+    flags = [_flags(host, pfn) for pfn in run.frames()[large[at]].tolist()]
+    return run.pfns[large[at]][[not it & mask("THP", "HUGE") for it in flags]]
+
+
+def _flags(host: Session, pfn: int) -> int:
+    """Of a frame in the kernel."""
+    return int(host.source.words("kpageflags", pfn, 1)[0])
+
+
 def _warm_again(kernel: Kernel, runs: list[_Run], host: Session) -> None:
     """Lazily freed pages that were dirty after all are like any others from then on."""
     frames = kernel.frames
     for run in runs:
         here = ~run.gone & ((frames.flags[run.pfns] & (ANON | SWAPBACKED)) == ANON)
         for pfn, real in zip(run.pfns[here].tolist(), run.frames()[here].tolist(), strict=True):
-            (flags,) = host.source.words("kpageflags", real, 1).tolist()
-            if flags & mask("SWAPBACKED"):
+            if _flags(host, real) & mask("SWAPBACKED"):
                 frames.flags[pfn] |= SWAPBACKED | DIRTY
 
 
