@@ -78,20 +78,18 @@ def _read_one(fault: Fault, page: int, size: int) -> None:
     numbers = vma.file_page(around)
     ready = (vma.file.cache[numbers] > 0) | (vma.file.disk[numbers] == 0)
     waits = vma.file.cache[vma.file_page(page)] <= 0 and vma.file.disk[vma.file_page(page)] != 0
-    _bring_in(fault, page)
-    if waits:
-        read = np.flatnonzero((vma.file.cache[numbers] > 0) & ~ready)
-        fault.kernel.read_in_pieces |= bool((np.diff(read) > 1).any())
+    requests = _bring_in(fault, page)
+    fault.kernel.read_in_pieces |= waits and requests > 1
     _map_cached(fault, around if waits else around[ready], skip=RECLAIM)
     _map_cached(fault, np.array([page]))
 
 
-def _bring_in(fault: Fault, page: int) -> None:
-    """See that the page of the file behind `page` is in memory (``filemap_fault``)."""
+def _bring_in(fault: Fault, page: int) -> int:
+    """See that a page of the file is in memory (``filemap_fault``): how many requests that took."""
     file, number = fault.vma.file, fault.vma.file_page(page)
     assert file is not None
     ahead = readahead.hit if file.cache[number] > 0 else readahead.miss
-    ahead(fault.kernel, fault.space, fault.vma, number)
+    return ahead(fault.kernel, fault.space, fault.vma, number)
 
 
 def _obtain(fault: Fault, pages: Pfns) -> Pfns:

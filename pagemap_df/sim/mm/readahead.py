@@ -25,8 +25,8 @@ MOST = 320
 """Pages that MADV_WILLNEED reads at most (max_sectors_kb = 1280)."""
 
 
-def miss(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> None:
-    """Read what a fault on `page` of a file, which is not in memory, brings in."""
+def miss(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> int:
+    """Read what a fault on `page` of a file, which is not in memory, brings in: the requests."""
     file = vma.file
     assert file is not None
     state = space.opened[file.number]
@@ -35,15 +35,12 @@ def miss(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> None:
         first, ahead = page // BLOCK * BLOCK, BLOCK
         state.size = BLOCK if vma.has(RAND_READ) else 2 * BLOCK
         state.ahead = ahead
-        read(kernel, space, file, first, state.size, ahead)
-        return
+        return read(kernel, space, file, first, state.size, ahead)
     if vma.has(RAND_READ):
-        read(kernel, space, file, page, 1)
-        return
+        return read(kernel, space, file, page, 1)
     if vma.has(SEQ_READ):
         if page:
-            read(kernel, space, file, page, WINDOW)
-            return
+            return read(kernel, space, file, page, WINDOW)
         ahead = WINDOW // 2
         size = WINDOW
     elif vma.has(EXEC):
@@ -51,16 +48,16 @@ def miss(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> None:
     else:
         first, size, ahead = max(0, page - WINDOW // 2), WINDOW, WINDOW // 4
     state.start, state.size, state.ahead = first, size, ahead
-    read(kernel, space, file, first, size, ahead)
+    return read(kernel, space, file, first, size, ahead)
 
 
-def hit(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> None:
+def hit(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> int:
     """Read the next window if `page`, which is in memory, has the mark (``page_cache_async_ra``)."""
     file = vma.file
     assert file is not None
     pfn = int(file.cache[page]) - 1
     if vma.has(RAND_READ) or not kernel.frames.flags[pfn] & RECLAIM:
-        return
+        return 0
     kernel.frames.flags[pfn] &= ~RECLAIM
     state = space.opened[file.number]
     if page == state.start + state.size - state.ahead:
@@ -71,11 +68,11 @@ def hit(kernel: Kernel, space: AddressSpace, vma: Vma, page: int) -> None:
         behind = min(page + 1 + WINDOW, file.pages)
         start = page + 1 + int(absent[0]) if len(absent) else behind
         if start - page > WINDOW:
-            return
+            return 0
         state.start, state.size = start, start - page + WINDOW
         state.size = _next_size(state)
     state.ahead = state.size
-    read(kernel, space, file, state.start, state.size, state.ahead)
+    return read(kernel, space, file, state.start, state.size, state.ahead)
 
 
 def most(vma: Vma) -> int:
@@ -92,15 +89,18 @@ def _next_size(state: ReadAhead) -> int:
 
 def read(
     kernel: Kernel, space: AddressSpace, file: File, first: int, pages: int, ahead: int = 0
-) -> None:
+) -> int:
     """Read pages of a file, those that are not in memory (``do_page_cache_ra``).
 
-    The last `ahead` of them begin with the mark, unless that page is in memory already.
+    The last `ahead` of them begin with the mark, unless that page is in memory already. Holes
+    are not asked for: how many requests to the disk it takes, one for pages that go together.
     """
     pages = min(pages, file.pages - first)
     if pages <= 0:
-        return
+        return 0
     absent = first + np.flatnonzero(file.cache[first : first + pages] == 0)
     pfns = filemap.read(kernel, space, file, absent)
     if 0 < ahead <= pages:
         kernel.frames.flags[pfns[absent == first + pages - ahead]] |= RECLAIM
+    asked = absent[file.disk[absent] != 0]
+    return len(asked[:1]) + int((np.diff(asked) > 1).sum())
