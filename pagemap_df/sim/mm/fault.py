@@ -27,7 +27,7 @@ import numpy as np
 from . import pagetable as pt
 from . import readahead, thp
 from .anonfault import do_anonymous_page, do_swap_page, do_wp_page
-from .filefault import do_cow_fault, do_read_fault, do_shared_fault
+from .filefault import do_cow_fault, do_read_fault, do_shared_fault, map_around
 from .files import DISK, HUGE
 from .hardware import BLOCK, OutOfFrames
 from .hugetlb import fault as hugetlb_fault
@@ -72,7 +72,18 @@ def access(
             if write and not keep:
                 _label(kernel, space, part[at : at + size], value)
     if signal:
+        if signal.name == "SIGBUS" and not write:
+            _behind_the_end(kernel, space, signal.page)
         raise signal
+
+
+def _behind_the_end(kernel: Kernel, space: AddressSpace, page: int) -> None:
+    """Map what the cache has around a page behind the end of its file: that comes first."""
+    vma = space.find(page)
+    if vma is not None and vma.file is not None and vma.file.kind != HUGE:
+        _allocate_tables(space, range(page, page + 1))
+        for fault in _faults(kernel, space, vma, range(page, page + 1), write=False):
+            map_around(fault, page)
 
 
 def populate(

@@ -34,6 +34,12 @@ def do_read_fault(fault: Fault, none: Bools) -> None:
             _fault_around(fault, some[table[some - some[0]] == pt.NONE], size)
 
 
+def map_around(fault: Fault, page: int) -> None:
+    """Map what is in the cache in the fault-around window of a page (``do_fault_around``)."""
+    size = fault.kernel.knobs.fault_around
+    _map_cached(fault, np.arange(*windows(fault.vma, np.array([page]), size)[0]), skip=RECLAIM)
+
+
 def _fault_around(fault: Fault, pages: Pfns, size: int) -> None:
     """``do_fault_around``, then the faulting pages themselves."""
     vma = fault.vma

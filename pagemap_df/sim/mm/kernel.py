@@ -90,6 +90,8 @@ class Kernel:
     """Whether there ever were not enough frames, or a cgroup reached its limit."""
     read_in_pieces: bool = False
     """Whether somebody ever waited for one of several requests to a disk, and looked at all."""
+    collapse_read: bool = False
+    """Whether MADV_COLLAPSE ever found pages in swap."""
     ksm_chains: dict[int, list[int]] = field(default_factory=dict)
     """Label of contents -> merged pages that hold them, the one to try first first."""
 

@@ -228,6 +228,7 @@ def _swap_in(kernel: Kernel, space: AddressSpace, number: int) -> bool:
     entries = np.flatnonzero(pt.has(leaf, pt.ENTRY))
     guards = np.flatnonzero(pt.guards(leaf[entries]))
     pages = number * BLOCK + entries[: guards[0] if len(guards) else None]
+    kernel.collapse_read |= bool(pt.swapped(leaf[pages - number * BLOCK]).any())
     for run in np.split(pages, np.flatnonzero(np.diff(pages) > 1) + 1):
         if len(run):
             access(kernel, space, range(int(run[0]), int(run[-1]) + 1), write=False)

@@ -105,6 +105,8 @@ class Model:
     machine, run : Machine, Run
     image : dict
         First page of the image of each process that has one.
+    pressed : bool
+        Whether there was memory pressure.
     merged_out : bool
         Whether memory pressure took a merged page.
 
@@ -118,7 +120,7 @@ class Model:
     def __init__(self, machine: Machine, seed: int = 0) -> None:
         self.machine, self.run = machine, Run(machine)
         self.image: dict[str, int] = {}
-        self.merged_out = False
+        self.merged_out = self.pressed = False
         self._rng = np.random.default_rng(seed)
 
     def step(self, operation: Operation) -> None:

@@ -96,6 +96,8 @@ class Both:
             tell(self.model, real, self.host)
         self._names.learn(self.model)
         self.over = ended(self.model)
+        if self.over is not None:
+            return []
         ours = sorted(outcome.what for outcome in machine.outcomes[known[0] :])
         theirs = sorted(outcome.what for outcome in real.outcomes[known[1] :])
         if ours == theirs:

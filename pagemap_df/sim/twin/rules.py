@@ -66,6 +66,13 @@ RULES = (
         ends=True,
     ),
     Rule(
+        "collapse",
+        "MADV_COLLAPSE gives up with EAGAIN where a page must be read from swap, and does not "
+        "where the swap cache has it still. How long that is under memory pressure depends on "
+        "when it was written out.",
+        ends=True,
+    ),
+    Rule(
         "pieces",
         "Reading ahead around pages that are in memory already makes several requests. Who "
         "faulted waits for one of them, and maps what has come of the others by then.",
@@ -114,6 +121,7 @@ def ended(model: Model) -> str | None:
         "memory": kernel.short,
         "worker": kernel.swap.raced,
         "merged": model.merged_out,
+        "collapse": model.pressed and kernel.collapse_read,
         "pieces": kernel.read_in_pieces,
     }
     return next((name for name, it in happened.items() if it), None)

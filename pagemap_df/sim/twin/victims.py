@@ -62,7 +62,7 @@ class _Run:
 
 def tell(model: Model, real: Play, host: Session) -> None:
     """Let the model lose what the kernel has taken."""
-    kernel = model.machine.kernel
+    kernel, model.pressed = model.machine.kernel, True
     zeros = host.source.facts()["zero_pfns"]
     runs = _runs(model, real, host)
     split = [run.pfns[run.gone | np.isin(run.frames(), zeros)] for run in runs]
