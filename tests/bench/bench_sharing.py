@@ -133,6 +133,14 @@ def unions(report: Report, snap: Snapshot) -> None:
         1,
         rounds=5,
     )
+    column = snap.arrow("pages")["pfn"].to_pandas()
+    report.ratio(
+        "union of all / pandas sort_values of pfn",
+        lambda: sharing.groups(snap),
+        column.sort_values,
+        1,
+        rounds=5,
+    )
     report.ratio(
         "unions of 20 groups / one sort of pfn",
         lambda: sharing.groups(snap, by=families),
@@ -159,7 +167,7 @@ def changed(report: Report, snap: Snapshot) -> None:
             lambda: changes.pages(before, after),
             read,
             3,
-            rounds=3,
+            rounds=9,
         )
 
 
