@@ -105,11 +105,8 @@ class _Facets(NamedTuple):
 
     def at(self, rows: Ints) -> _Facets:
         """Of some rows; row -1 is a page that is nowhere."""
-
-        def of(values: NDArray[Any], nowhere: int = -1) -> NDArray[Any]:
-            return np.append(values, values.dtype.type(nowhere))[rows]
-
-        return _Facets(of(self.kind, _ABSENT), *(of(values) for values in self[1:]))
+        rest = (runs.taken(values, rows, -1) for values in self[1:])
+        return _Facets(runs.taken(self.kind, rows, _ABSENT), *rest)
 
 
 class _Changed(NamedTuple):
@@ -148,8 +145,8 @@ def pages(before: Tables, after: Tables) -> pd.DataFrame:
     sides = {"before": (found.before, found.old), "after": (found.after, found.new)}
     kinds, frames = {}, {}
     for name, (view, row) in sides.items():
-        kinds[f"kind_{name}"] = _words(np.append(view.kind, np.int8(_ABSENT))[row], KINDS)
-        pfn = np.append(view.pfn, -1)[row]
+        kinds[f"kind_{name}"] = _words(runs.taken(view.kind, row, _ABSENT), KINDS)
+        pfn = runs.taken(view.pfn, row, -1)
         frames[f"pfn_{name}"] = Maybe(pfn, pfn < 0)
     columns = {
         "pid": pid[order],
@@ -238,7 +235,11 @@ def _changed(before: Tables, after: Tables) -> _Changed:
     facets: tuple[_Facets, _Facets] = (_facets(a), _facets(b))
     other = np.zeros(len(i), np.bool_)
     for name in _Facets._fields:
-        was, now = (getattr(f, name)[rows] for f, rows in zip(facets, (i, j), strict=True))
+        # Where all pages are in both, which is usual, nothing need be copied.
+        was, now = (
+            values if len(rows) == len(values) else values[rows]
+            for values, rows in ((getattr(facets[0], name), i), (getattr(facets[1], name), j))
+        )
         other |= (was != now) & (was != -1) & (now != -1)
     gone, come = runs.missing(len(key_a), i), runs.missing(len(key_b), j)
     old = np.concatenate([i[other], gone, np.full(len(come), -1)])

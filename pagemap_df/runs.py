@@ -237,6 +237,20 @@ def matched(a: Ints, b: Ints) -> tuple[Ints, Ints]:
     return hit, at[hit]
 
 
+def taken(values: NDArray[Any], rows: Ints, nowhere: int) -> NDArray[Any]:
+    """`values` at `rows`, and `nowhere` at row -1.
+
+    Examples
+    --------
+    >>> taken(np.array([5, 6, 7]), np.array([2, -1, 0]), 9)
+    array([7, 9, 5])
+    """
+    out = np.full(len(rows), nowhere, values.dtype)
+    there = rows >= 0
+    out[there] = values[rows[there]]
+    return out
+
+
 def missing(n: int, rows: Ints) -> Ints:
     """The rows below `n` that are not in `rows`.
 

@@ -167,7 +167,8 @@ def changed(report: Report, snap: Snapshot) -> None:
             lambda: changes.pages(before, after),
             read,
             3,
-            rounds=9,
+            rounds=5,
+            warm=True,
         )
 
 
