@@ -36,6 +36,7 @@ def run(report: Report) -> None:
                 lambda: read_snapshot(folder),
                 AT_MOST,
                 rounds=3,
+                warm=True,
             )
         report.ratio(
             "transitions between two such / reading both",
@@ -43,6 +44,7 @@ def run(report: Report) -> None:
             lambda: (read_snapshot(folder), read_snapshot(folder)),
             AT_MOST,
             rounds=3,
+            warm=True,
         )
 
 
