@@ -102,8 +102,9 @@ def test_an_exception_lets_them_go(busy):
 
 
 HOLDING = """
-import sys, time
+import signal, sys, time
 from pagemap_df.source import freeze
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests behind a & ignores it
 try:
     with freeze.frozen([int(sys.argv[1])]):
         print("frozen", flush=True)

@@ -74,7 +74,7 @@ def test_hidden_frames_cannot_be_loaded(run: Run):
 @pytest.mark.kernel
 def test_a_snapshot_of_this_kernel():
     living.need_root()
-    with living.spawn() as child:
+    with living.left_alone(), living.spawn() as child:
         region = child.mmap(50)
         child.write(region[0:20])
         other = child.fork()
