@@ -128,8 +128,6 @@ class Devices:
         What is in use or reserved beyond that is surplus, and goes when it comes free.
         """
         kernel = self.kernel
-        wanted = max(0, count - (kernel.huge_total - kernel.huge_surplus))
-        kernel.huge_surplus -= min(wanted, kernel.huge_surplus)
         while kernel.huge_total < count:
             pfns = kernel.frames.alloc_block(HUGETLB)
             if pfns is None:

@@ -1,8 +1,8 @@
 """`watch`: snapshot after snapshot, and `record`: the same into a data set.
 
 Before each snapshot after the first, the source is asked the same questions again
-(`source.remembering`); if it gives the same answers, the tables of the last snapshot are handed out
-again under a new time. That costs about as much as the kernel takes to show the words.
+(`source.remembering`); if it gives the same answers, the tables of the last snapshot are handed
+out again under a new time. That costs about as much as the kernel takes to show the words.
 
 Time comes from a `Clock`: the real one, or `Stepping`, which makes a simulated machine go on
 while we seem to sleep. What looking costs is in the facts of each snapshot, under ``watch``:

@@ -34,10 +34,12 @@ def do_read_fault(fault: Fault, none: Bools) -> None:
             _fault_around(fault, some[table[some - some[0]] == pt.NONE], size)
 
 
-def map_around(fault: Fault, page: int) -> None:
-    """Map what is in the cache in the fault-around window of a page (``do_fault_around``)."""
-    size = fault.kernel.knobs.fault_around
-    _map_cached(fault, np.arange(*windows(fault.vma, np.array([page]), size)[0]), skip=RECLAIM)
+def map_around(fault: Fault, page: int) -> Pfns:
+    """Map what is in the cache around a page (``do_fault_around``): the pages of its window."""
+    ((first, stop),) = windows(fault.vma, np.array([page]), fault.kernel.knobs.fault_around)
+    around = np.arange(first, stop)
+    _map_cached(fault, around, skip=RECLAIM)
+    return around
 
 
 def _fault_around(fault: Fault, pages: Pfns, size: int) -> None:
@@ -49,7 +51,7 @@ def _fault_around(fault: Fault, pages: Pfns, size: int) -> None:
     around = np.unique(windows(vma, pages, size), axis=0)
     if not _is_cached(fault, vma.file_page(around[0, 0]), vma.file_page(around[-1, 1])):
         for page in pages.tolist():
-            _read_one(fault, page, size)
+            _read_one(fault, page)
         return
     first, length = around[:, 0], around[:, 1] - around[:, 0]
     inside = np.arange(size) < length[:, None]
@@ -68,7 +70,7 @@ def _is_cached(fault: Fault, first: int, stop: int) -> bool:
     return bool((cached > 0).all()) and not (flags[cached - 1] & RECLAIM).any()
 
 
-def _read_one(fault: Fault, page: int, size: int) -> None:
+def _read_one(fault: Fault, page: int) -> None:
     """A read fault on a page of a file of which not all is in memory.
 
     Reading lets go of the mapping, so that the fault starts over and maps what came in: what
@@ -76,8 +78,7 @@ def _read_one(fault: Fault, page: int, size: int) -> None:
     """
     vma, table = fault.vma, fault.space.table
     assert vma.file is not None
-    around = np.arange(*windows(vma, np.array([page]), size)[0])
-    _map_cached(fault, around, skip=RECLAIM)
+    around = map_around(fault, page)
     if table.get(page):
         return
     around = around[vma.file_page(around) < vma.file.pages]

@@ -129,17 +129,16 @@ class Kernel:
         frames = self.frames
         if frames.mapcount[head : head + BLOCK].any() or frames.owner[head]:
             return
-        if frames.flags[head] & HUGETLB and not self.huge_surplus:
-            frames.flags[head : head + BLOCK] = HUGETLB | LARGE
-            self.huge_pool.append(head)
-            return
-        if frames.flags[head] & HUGETLB:
+        if not frames.flags[head] & HUGETLB:
+            self.uncharge(np.arange(head, head + BLOCK))
+            frames.release_block(head)
+        elif self.huge_surplus:
             self.huge_surplus -= 1
             self.huge_total -= 1
             frames.release_block(head)
-            return
-        self.uncharge(np.arange(head, head + BLOCK))
-        frames.release_block(head)
+        else:
+            frames.flags[head : head + BLOCK] = HUGETLB | LARGE
+            self.huge_pool.append(head)
 
     def _give_back(self, pfns: Pfns) -> None:
         self.uncharge(pfns)

@@ -2,8 +2,9 @@
 
 A fault in an aligned 2 MiB that lies inside one mapping and has no page table yet is answered
 with a huge page, if policy wants it: written, with a folio of 512 frames; read, with the
-huge zero page, or with a folio too if that is switched off. Both are mapped by PMD. Whatever touches only part of it (a shared page
-written to, a partial unmap) splits the PMD mapping into 512 entries; the folio stays large.
+huge zero page, or with a folio too if that is switched off. Both are mapped by PMD. Whatever
+touches only part of it (a shared page written to, a partial unmap) splits the PMD mapping into
+512 entries; the folio stays large.
 """
 
 from __future__ import annotations
@@ -124,13 +125,13 @@ def owned_alone(kernel: Kernel, space: AddressSpace, pages: Pfns, pfns: Pfns) ->
     frames = kernel.frames
     heads = pfns // BLOCK * BLOCK
     starts = np.maximum(pages - (pfns - heads), 0)
-    total = np.array([frames.mapcount[head : head + BLOCK].sum() for head in heads], np.int64)
+    total = frames.mapcount.reshape(-1, BLOCK)[heads // BLOCK].sum(axis=1)
     mine = np.zeros(len(heads), np.int64)
     for at, (start, head) in enumerate(zip(starts.tolist(), heads.tolist(), strict=True)):
         near = space.table.read(start, start + BLOCK)
         mine[at] = (pt.mapped(near) & (pt.frame(near) // BLOCK == head // BLOCK)).sum()
     if space.scattered and (mine < total).any():
-        found = np.zeros(frames.span // BLOCK + 1, np.int64)
+        found = np.zeros(frames.span // BLOCK, np.int64)
         for _, ptes in space.table.runs(0, space.task_size):
             blocks = pt.frame(ptes[pt.mapped(ptes)]) // BLOCK
             found += np.bincount(blocks, minlength=len(found))

@@ -9,7 +9,8 @@ from ..mm import pagetable as pt
 from ..mm.hardware import ANON, BLOCK, HUGETLB, LARGE, MLOCKED, MMAP, UNEVICTABLE, Pfns
 from ..mm.kernel import Kernel
 from ..mm.pagetable import Ptes
-from ..mm.vma import LOCKED, AddressSpace
+from ..mm.reclaim import mlocked
+from ..mm.vma import AddressSpace
 
 
 def fields(kernel: Kernel, ptes: Ptes) -> Fields:
@@ -70,7 +71,7 @@ def kpageflags(kernel: Kernel, first: int, stop: int) -> Words:
             > 0
         )
     flags[mapped] |= MMAP
-    flags[_within(_locked(kernel), first, stop)] |= MLOCKED | UNEVICTABLE
+    flags[_within(mlocked(kernel), first, stop)] |= MLOCKED | UNEVICTABLE
     return flags
 
 
@@ -84,16 +85,6 @@ def kpagecgroup(kernel: Kernel, first: int, stop: int) -> Words:
         inodes[kernel.frames.cgroup[first:stop]],
         np.uint64(0),
     )
-
-
-def _locked(kernel: Kernel) -> Pfns:
-    found = [np.empty(0, np.int64)]
-    for space in kernel.spaces:
-        for vma in space.vmas:
-            if vma.has(LOCKED):
-                for _, ptes in space.table.runs(vma.first, vma.stop):
-                    found.append(pt.frame(ptes[pt.mapped(ptes)]))
-    return np.concatenate(found)
 
 
 def _within(pfns: Pfns, first: int, stop: int) -> Pfns:

@@ -3,8 +3,8 @@
 While a session is open, the machine's knobs stand as a fresh `Machine` has them, everything is
 pinned to one CPU (the kernel keeps frames and swap clusters per CPU), and khugepaged sleeps.
 What was changed is known to a guard process before it is changed, and the guard undoes it when
-the session ends *or this program does*; there is no other road back. There is one session on a machine
-at a time: the others wait.
+the session ends *or this program does*; there is no other road back. There is one session on a
+machine at a time: the others wait.
 
 What can go wrong: no right to do what a script needs, or swap that is not ours is on
 (`NotAvailable`, `NotPermitted`); nothing has been changed then.
