@@ -37,7 +37,7 @@ def new_space(kernel: Kernel, rng: np.random.Generator) -> AddressSpace:
     """An empty address space, its stack and mappings at random places."""
     top = TASK_SIZE - 2 - int(rng.integers(0, 1 << 22))
     base = top - 0x2000 - int(rng.integers(0, 1 << 28))
-    space = AddressSpace(base, TASK_SIZE, kernel.frames.zero)
+    space = AddressSpace(base, TASK_SIZE, kernel.frames.zero, kernel.frames.flags)
     space.stack_page = top - 1
     kernel.spaces.append(space)
     return space

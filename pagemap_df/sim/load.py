@@ -143,7 +143,8 @@ def _add_swap(machine: Machine, swaps: pd.DataFrame) -> None:
 
 def _process(machine: Machine, row: Any) -> Process:
     """A process without mappings; its cgroup is made if there is none of the name."""
-    space = AddressSpace(0x7FFFF7FFF, machine.task_size, machine.kernel.frames.zero)
+    frames = machine.kernel.frames
+    space = AddressSpace(0x7FFFF7FFF, machine.task_size, frames.zero, frames.flags)
     machine.kernel.spaces.append(space)
     space.scattered = True
     name = "" if pd.isna(row.name) else str(row.name)

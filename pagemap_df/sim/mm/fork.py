@@ -33,7 +33,8 @@ from .vma import (
 
 def copy_space(kernel: Kernel, parent: AddressSpace) -> AddressSpace:
     """A child's address space (``dup_mmap``)."""
-    child = AddressSpace(parent.mmap_base, parent.task_size, kernel.frames.zero)
+    frames = kernel.frames
+    child = AddressSpace(parent.mmap_base, parent.task_size, frames.zero, frames.flags)
     child.brk_first, child.brk_stop = parent.brk_first, parent.brk_stop
     child.stack_page, child.cgroup = parent.stack_page, parent.cgroup
     child.opened, child.scattered = dict(parent.opened), parent.scattered

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...entries import MARKER_TYPE, MARKERS, swap_frame
+from . import hardware
 from .hardware import BLOCK, Bools, Pfns
 
 Ptes = NDArray[np.uint64]
@@ -79,11 +80,20 @@ def guards(ptes: Ptes) -> Bools:
 
 
 class PageTable:
-    """The page table of one address space; `zero` is the PFN of the zero page."""
+    """The page table of one address space.
 
-    def __init__(self, zero: int) -> None:
+    Parameters
+    ----------
+    zero : int
+        PFN of the zero page.
+    flags : uint64 array, optional
+        Flags of all frames, which are told what entries knew of them.
+    """
+
+    def __init__(self, zero: int, flags: Ptes | None = None) -> None:
         self.leaves: dict[int, tuple[Ptes, int]] = {}
         self._zero = np.uint64(zero) | PRESENT | SPECIAL
+        self._flags = flags
 
     def ensure(self, first: int, stop: int) -> None:
         """Have leaf tables for all of the pages (``pte_alloc``)."""
@@ -138,11 +148,16 @@ class PageTable:
             self.split_leaf(leaf)
 
     def split_leaf(self, leaf: Ptes) -> None:
-        """Let 512 entries stand by themselves; of the huge zero page nothing remains."""
+        """Let 512 entries stand by themselves; of the huge zero page nothing remains.
+
+        The page learns that it is dirty if the entry was (``__split_huge_pmd_locked``).
+        """
         if leaf[0] & PMD:
             leaf &= ~PMD
             if leaf[0] & SPECIAL:
                 leaf[:] = self._zero | leaf & YOUNG
+            elif leaf[0] & DIRTY and self._flags is not None:
+                self._flags[frame(leaf)] |= hardware.DIRTY
 
     def get(self, page: int) -> int:
         """One entry, 0 for none or a hole."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from .files import File, ReadAhead
 from .hardware import BLOCK, Pfns
-from .pagetable import PageTable
+from .pagetable import PageTable, Ptes
 
 _Pages = TypeVar("_Pages", int, Pfns)
 
@@ -203,9 +203,15 @@ class AddressSpace:
         Whether pages of one large folio may lie far from each other: mremap moves them.
     """
 
-    def __init__(self, mmap_base: int, task_size: int, zero: int) -> None:
+    def __init__(
+        self,
+        mmap_base: int,
+        task_size: int,
+        zero: int,
+        flags: Ptes | None = None,
+    ) -> None:
         self.vmas: list[Vma] = []
-        self.table = PageTable(zero)
+        self.table = PageTable(zero, flags)
         self.users = 1
         self.mmap_base, self.task_size = mmap_base, task_size
         self.brk_first = self.brk_stop = 0
